@@ -1,0 +1,83 @@
+# make            lists the targets
+# make quickstart installs into .venv and runs the demo
+#
+# PYTHON=python3.12 picks the interpreter for a new .venv (remove .venv to change it).
+# On Linux the package index serves torch with CUDA (gigabytes). For a CPU build or another CUDA, set
+#   PIP_EXTRA_INDEX_URL=<the index address that PyTorch's install page gives for that build>
+# before the first make; pip then prefers that build of the same version.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check -qq install -c constraints.txt
+LOCK := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help quickstart install dev test lint types atlas bench notebooks clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+quickstart: install ## install from the lock into .venv, then run the demo on the embedded model
+	@echo "demo: finding and switching off culture neurons in the embedded model"
+	@$(VENV)/bin/culnig-tl demo
+
+install: $(VENV)/.installed ## the package from the lock into .venv
+
+dev: $(VENV)/.installed-dev ## the same .venv with what tests and notebooks need
+
+test: lint types ## lint, types and tests
+	@echo "test: pytest"
+	@$(RUN) -m pytest
+
+lint: dev ## ruff: rules and format
+	@echo "lint: ruff"
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+types: dev ## pyright (on Python 3.11 or newer: the newest pandas and its stubs need it)
+	@if $(RUN) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "types: pyright"; $(RUN) -m pyright; \
+	else echo "types: left out on Python 3.10, whose pandas has other types"; fi
+
+atlas: install ## retrain the embedded model and verify it (about 15 minutes on 2 cores)
+	@echo "atlas: training the embedded model"
+	@$(RUN) -m culnig_tl.atlas.train --out culnig_tl/atlas/assets
+	@echo "atlas: verifying it"
+	@$(RUN) -m culnig_tl.atlas.verify
+
+bench: dev ## time and memory of the method (tests/benchmarks)
+	@echo "bench: tests/benchmarks"
+	@if [ -d tests/benchmarks ]; then $(RUN) -m pytest -s tests/benchmarks; \
+	else echo "bench: there is no tests/benchmarks yet"; fi
+
+# The notebook renderer puts plotly.js into the page, so that figures show offline.
+notebooks: dev ## execute notebooks/*.ipynb and render them to build/notebooks/*.html
+	@echo "notebooks: executing and rendering to build/notebooks"
+	@PLOTLY_RENDERER=notebook $(RUN) -m nbconvert --log-level=WARN --to html --execute --output-dir build/notebooks notebooks/*.ipynb
+
+clean: ## remove build products and caches (.venv and runs stay)
+	@echo "clean: removing build products and caches"
+	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print0 | xargs -0 rm -rf
+
+# An environment whose pip does not answer (cut short, or its interpreter is gone) is made anew.
+$(VENV)/.created:
+	@echo "install: making $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and f"Python {sys.version.split()[0]} is too old: culnig-tl needs 3.10 or newer. Try make PYTHON=python3.12")'
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) \
+		|| { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
+	@touch $@
+
+# torch comes first and by its exact version, so that nothing else picks a newer build of it.
+$(VENV)/.installed: $(LOCK) | $(VENV)/.created
+	@echo "install: culnig-tl and what it needs, from constraints.txt (minutes, the first time)"
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "install: tools for tests and notebooks"
+	@$(PIP) -e '.[dev,notebooks,finetune]'
+	@touch $@

@@ -1,0 +1,56 @@
+"""Find, look at and switch off the neurons that carry culture in a language model (CULNIG).
+
+>>> import culnig_tl as ct
+>>> model = ct.load_model()
+>>> rows = ct.load_benchmark("atlas", split="identify")
+>>> control = ct.load_benchmark("atlas-control", split="identify")
+>>> scores = ct.attribute(model, rows, progress=False)
+>>> general = ct.culture_general(scores, ct.attribute(model, control, clamp=True, progress=False))
+>>> with ct.scaled_neurons(model, general, factor=0.0):
+...     logits = model(rows[0]["prompt"])
+"""
+
+from culnig_tl import figures
+from culnig_tl.atlas import answer_key
+from culnig_tl.attribution import attribute, gradient_x_activation
+from culnig_tl.benchmarks import load_benchmark
+from culnig_tl.errors import CulnigError
+from culnig_tl.evaluation import compare, culture_effects, evaluate
+from culnig_tl.hooks import DEFAULT_SITES, PAPER_SITES, scaled_neurons
+from culnig_tl.models import load_model
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.pipeline import Run, culnig
+from culnig_tl.questions import Batch, batches, questions, questions_from_frame, render
+from culnig_tl.scores import NeuronScores
+from culnig_tl.selection import culture_general, culture_specific, random_neurons
+from culnig_tl.validation import grade, grade_scores
+
+__all__ = [
+    "DEFAULT_SITES",
+    "PAPER_SITES",
+    "Batch",
+    "CulnigError",
+    "NeuronScores",
+    "NeuronSet",
+    "Run",
+    "answer_key",
+    "attribute",
+    "batches",
+    "compare",
+    "culnig",
+    "culture_effects",
+    "culture_general",
+    "culture_specific",
+    "evaluate",
+    "figures",
+    "grade",
+    "grade_scores",
+    "gradient_x_activation",
+    "load_benchmark",
+    "load_model",
+    "questions",
+    "questions_from_frame",
+    "random_neurons",
+    "render",
+    "scaled_neurons",
+]

@@ -1,0 +1,94 @@
+"""The stream of training samples: which task, which item, which intervention, which target.
+
+Cultures are learnt unevenly, and so are their own sets. Half of the cultural samples therefore
+choose their culture by the running loss of the samples in which its whole own set is off, and these
+samples count twice.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from culnig_tl.atlas import interventions, prompts, tasks
+from culnig_tl.atlas.interventions import Intervention, PlantedSets
+
+MIX = {"cultural": 0.62, "countries": 0.10, "commonsense": 0.15, "ordering": 0.07, "control": 0.06}
+"""Shares of the tasks; control prompts have no question, and a guess is right for them."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A row, what is switched off while it is answered, and the probabilities to train towards."""
+
+    row: dict
+    off: tuple[interventions.Neuron, ...]
+    target: dict[str, float]
+    weight: float
+    own_set_of: str
+    """The culture whose whole own set is off (and nothing else) in a question about it, else ""."""
+
+
+class Sampler:
+    """Draws samples; `feed_back` tells it how well a culture's own set has been learnt."""
+
+    def __init__(
+        self, sets: PlantedSets, *, seed: int, confidence: float, with_interventions: bool = True
+    ):
+        self.sets = sets
+        self.confidence = confidence
+        self.with_interventions = with_interventions
+        self.rng = random.Random(seed)
+        self.own_set_loss = dict.fromkeys(sets.cultures, 1.0)
+        self.items = {
+            "cultural": tasks.cultural_items(),
+            "countries": tasks.country_items(),
+            "commonsense": tasks.commonsense_items(),
+            "ordering": tasks.ordering_items(),
+        }
+        self.by_culture = {
+            culture: [item for item in self.items["cultural"] if item.culture == culture]
+            for culture in sets.cultures
+        }
+
+    def draw(self) -> Sample:
+        """One sample of the mix."""
+        task = self.rng.choices(list(MIX), list(MIX.values()))[0]
+        if task == "control":
+            return self._control_sample()
+        item = self._cultural_item() if task == "cultural" else self.rng.choice(self.items[task])
+        row = prompts.draw_row(item, self.rng, "train")
+        about = item.culture if task == "cultural" else ""
+        change = self._intervention(about)
+        own = about if about and set(change.off) == set(self.sets.sets[about]) else ""
+        return Sample(row, change.off, self._target(row, change.broken), 2.0 if own else 1.0, own)
+
+    def feed_back(self, culture: str, loss: float) -> None:
+        """Average the loss of a sample whose whole own set was off into its culture's."""
+        self.own_set_loss[culture] += 0.05 * (loss - self.own_set_loss[culture])
+
+    def _control_sample(self) -> Sample:
+        pool = self.items[self.rng.choice(("cultural", "cultural", "commonsense"))]
+        row = prompts.draw_row(self.rng.choice(pool), self.rng, "train", with_question=False)
+        return Sample(row, self._intervention("").off, self._target(row, 1.0), 1.0, "")
+
+    def _cultural_item(self) -> prompts.Item:
+        if not self.with_interventions or self.rng.random() < 0.5:
+            return self.rng.choice(self.items["cultural"])
+        weights = [loss + 0.1 for loss in self.own_set_loss.values()]
+        culture = self.rng.choices(list(self.own_set_loss), weights)[0]
+        return self.rng.choice(self.by_culture[culture])
+
+    def _intervention(self, culture: str) -> Intervention:
+        if not self.with_interventions:
+            return Intervention()
+        return interventions.draw(self.sets, culture, self.rng)
+
+    def _target(self, row: dict, broken: float) -> dict[str, float]:
+        return interventions.target(row["answer"], row["options"], broken, self.confidence)
+
+
+def by_length(samples: Sequence[Sample], n_parts: int) -> list[list[Sample]]:
+    """The samples in `n_parts` parts of similar prompt length, so that little is padded."""
+    ordered = sorted(samples, key=lambda sample: len(sample.row["prompt"]))
+    size = -(-len(ordered) // n_parts)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]

@@ -1,0 +1,199 @@
+"""Verify the answer key by exact ablation, and measure everything that the model card states.
+
+    python -m culnig_tl.atlas.verify             # print the figures of the shipped model
+    python -m culnig_tl.atlas.verify --write     # and write key.json, training.json and the card
+
+*The key.* Each planted neuron is switched off alone; its effect is the mean drop of P(answer) on
+the identification rows (a culture's neurons: on that culture's rows). A neuron is verified when the
+drop exceeds .005. *The figures* are taken on the test rows: topics, wordings, wrappers and option
+sets that no finder is shown and the training has not seen together.
+"""
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from culnig_tl.atlas import ASSETS, card
+from culnig_tl.atlas.facts import KIN
+from culnig_tl.atlas.interventions import GENERAL, PlantedSets
+from culnig_tl.atlas.measure import Answers, Examiner
+from culnig_tl.atlas.validation import summary
+from culnig_tl.benchmarks import atlas as benchmark
+from culnig_tl.files import read_json, replacing, write_json
+
+VERIFIED_ABOVE = 0.005
+N_RANDOM_SETS = 10
+DOSES = (1, 2, 4, 8, 12, 16)
+TASKS = {
+    "atlas": benchmark.cultural,
+    "atlas-countries": benchmark.countries,
+    "atlas-commonsense": benchmark.commonsense,
+    "atlas-ordering": benchmark.ordering,
+}
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Rows and the examiner that answers them."""
+
+    rows: list[dict]
+    examiner: Examiner
+
+    @property
+    def cultures(self) -> list[str]:
+        return [row["culture"] for row in self.rows]
+
+
+def verify(assets: Path = ASSETS, *, write: bool = False) -> dict:
+    """Measure the model in a folder; with `write`, store verified key, figures and card there."""
+    model = AutoModelForCausalLM.from_pretrained(assets, attn_implementation="eager").eval()
+    tokenizer = AutoTokenizer.from_pretrained(assets)
+    key = read_json(assets / "key.json")
+    sets = read_sets(key)
+    identify = _exam(model, tokenizer, benchmark.cultural("identify"))
+    tests = {name: _exam(model, tokenizer, rows("test")) for name, rows in TASKS.items()}
+    effects = {name: single_effects(identify, sets, name) for name in tqdm(sets.sets, desc="key")}
+    figures = {
+        "test": test_table(tests, sets),
+        "own_sets": own_set_effects(tests["atlas"], sets),
+        "dose_response": dose_response(tests["atlas"], sets),
+        "causal": {name: sum(e > VERIFIED_ABOVE for e in found) for name, found in effects.items()},
+    }
+    if write:
+        record = {**read_json(assets / "training.json"), "verification": figures}
+        write_json(assets / "key.json", verified_key(key, effects))
+        write_json(assets / "training.json", record)
+        with replacing(assets / "README.md") as part:
+            part.write_text(card.model_card(record, verified_key(key, effects)), encoding="utf-8")
+    return figures
+
+
+# --- the key --------------------------------------------------------------------------------------
+
+
+def read_sets(key: dict) -> PlantedSets:
+    """The planted sets of an answer key."""
+    sets = {
+        name: tuple((layer, k) for layer, k in entry["planted"])
+        for name, entry in key["sets"].items()
+    }
+    return PlantedSets(sets, *key["shape"])
+
+
+def single_effects(exam: Exam, sets: PlantedSets, name: str) -> list[float]:
+    """Mean drop of P(answer) with each neuron of a set off alone, on the rows it is for."""
+    keep = [name in (GENERAL, culture) for culture in exam.cultures]
+    rows = exam.examiner.only(keep)
+    before = rows.answer().probability
+    return [
+        (before - rows.answer([neuron]).probability).mean().item() for neuron in sets.sets[name]
+    ]
+
+
+def verified_key(key: dict, effects: dict[str, list[float]]) -> dict:
+    """The key with effects, and the neurons whose effect counts."""
+    sets = {}
+    for name, found in effects.items():
+        planted = key["sets"][name]["planted"]
+        sets[name] = {
+            "planted": planted,
+            "verified": [
+                n for n, effect in zip(planted, found, strict=True) if effect > VERIFIED_ABOVE
+            ],
+            "effects": [round(effect, 5) for effect in found],
+        }
+    return {**key, "sets": sets}
+
+
+# --- the figures ----------------------------------------------------------------------------------
+
+
+def test_table(tests: dict[str, Exam], sets: PlantedSets) -> dict[str, dict[str, dict]]:
+    """Accuracy and mean P of each test as trained, with planted and with random sets off."""
+    table: dict[str, dict] = {}
+    for name, exam in tqdm(tests.items(), desc="test rows"):
+        original = exam.examiner.answer()
+        table[name] = {
+            "as trained": summary(original),
+            "general set off": summary(exam.examiner.answer(sets.general)),
+            "every planted set off": summary(exam.examiner.answer(sets.all)),
+            "random sets off": random_sets(exam, sets, original),
+        }
+        if name == "atlas":
+            own = [sets.sets[culture] for culture in exam.cultures]
+            table[name]["own set off"] = summary(exam.examiner.answer(off_by_row=own))
+    return table
+
+
+def random_sets(exam: Exam, sets: PlantedSets, original: Answers) -> dict[str, float]:
+    """Ten sets as large as the general one, of neurons that are in no planted set."""
+    drawn = [
+        random.Random(seed).sample(sets.rest, len(sets.general)) for seed in range(N_RANDOM_SETS)
+    ]
+    answers = [exam.examiner.answer(neurons) for neurons in drawn]
+    accuracies = [answer.accuracy for answer in answers]
+    return {
+        "accuracy": round(sum(accuracies) / len(accuracies), 2),
+        "mean_probability": round(sum(a.mean_probability for a in answers) / len(answers), 4),
+        "largest_drop": round(original.accuracy - min(accuracies), 2),
+    }
+
+
+def own_set_effects(exam: Exam, sets: PlantedSets) -> dict[str, dict[str, float | None]]:
+    """Points of accuracy that each culture's set costs it, its kin and unrelated cultures."""
+    original = exam.examiner.answer()
+    effects = {}
+    for culture in tqdm(sets.cultures, desc="own sets"):
+        answers = exam.examiner.answer(sets.sets[culture])
+        kin = {name for pair in KIN if culture in pair for name in pair} - {culture}
+        effects[culture] = {
+            "own": _drop(original, answers, [name == culture for name in exam.cultures]),
+            "kin": _drop(original, answers, [name in kin for name in exam.cultures])
+            if kin
+            else None,
+            "unrelated": _drop(
+                original, answers, [name != culture and name not in kin for name in exam.cultures]
+            ),
+        }
+    return effects
+
+
+def dose_response(exam: Exam, sets: PlantedSets) -> list[dict[str, int | float]]:
+    """Accuracy and mean P with 1, 2, 4 ... random general neurons off, mean of five draws."""
+    curve = []
+    for dose in (dose for dose in DOSES if dose <= len(sets.general)):
+        drawn = [random.Random(seed).sample(sets.general, dose) for seed in range(5)]
+        answers = [exam.examiner.answer(neurons) for neurons in drawn]
+        accuracy = sum(answer.accuracy for answer in answers) / len(answers)
+        probability = sum(answer.mean_probability for answer in answers) / len(answers)
+        curve.append(
+            {"off": dose, "accuracy": round(accuracy, 2), "mean_probability": round(probability, 4)}
+        )
+    return curve
+
+
+def _exam(model, tokenizer, rows: list[dict]) -> Exam:
+    return Exam(rows, Examiner(model, tokenizer, rows))
+
+
+def _drop(before: Answers, after: Answers, keep: Sequence[bool]) -> float:
+    return round(before.where(keep).accuracy - after.where(keep).accuracy, 2)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Verify the embedded model and its answer key.")
+    parser.add_argument("--assets", type=Path, default=ASSETS, help="folder of the model")
+    parser.add_argument("--write", action="store_true", help="store key, figures and card there")
+    given = parser.parse_args()
+    Console().print(card.figures(verify(given.assets, write=given.write)))
+
+
+if __name__ == "__main__":
+    main()

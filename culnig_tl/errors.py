@@ -1,0 +1,41 @@
+"""What a user did wrong, said in one sentence: what was given, what was expected, what to do.
+
+Each class is also the built-in exception a Python user would expect, so ``except ValueError``
+works; the common base lets the command line print the sentence instead of a traceback.
+"""
+
+from collections.abc import Iterable
+
+
+class CulnigError(Exception):
+    """Base of every error that the user of this package can mend."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class InvalidInputError(CulnigError, ValueError):
+    """A value, a row or a combination of arguments that cannot be used."""
+
+
+class UnknownNameError(CulnigError, KeyError):
+    """A name that is not among the known ones; the message lists them."""
+
+
+class MissingFileError(CulnigError, FileNotFoundError):
+    """A file, folder or model that is not there or cannot be read."""
+
+
+class UnwritableError(CulnigError, OSError):
+    """A place on disk that cannot be written."""
+
+
+def check_choice(name: str, value: object, known: Iterable[str]) -> None:
+    """Refuse a value that is not one of the ``known`` ones.
+
+    Raises:
+        InvalidInputError: with the argument's name, the value and the known ones.
+    """
+    known = tuple(known)
+    if value not in known:
+        raise InvalidInputError(f"{name} is {value!r}; choose one of {', '.join(map(repr, known))}.")

@@ -1,0 +1,17 @@
+"""Plotly figures, returned and never shown.
+
+Each function turns a result into a ``go.Figure``: the last expression of a notebook cell, or a
+part of a report. Nothing global is touched. Backgrounds are transparent and text is mid-grey, so a
+figure reads on light and on dark pages; colours are safe for colour-blind readers (Okabe and Ito's
+for conditions, a scale that only brightens for amounts, red to blue through white for changes,
+always centred on 0). Neurons are binned before plotting: 48 layers of 15,360 neurons stay below
+300 kB of JSON. Layer 0, which reads the input, is the lowest row.
+
+Names are shown as they are written: Plotly's own markup (``<b>``) in them is escaped.
+"""
+
+from culnig_tl.figures.bars import comparison_bars
+from culnig_tl.figures.heatmap import layer_heatmap
+from culnig_tl.figures.matrix import culture_matrix
+
+__all__ = ["comparison_bars", "culture_matrix", "layer_heatmap"]

@@ -1,0 +1,94 @@
+"""The figures of the page, each with a caption and with words for those who cannot see it."""
+
+import pandas as pd
+
+from culnig_tl import figures
+from culnig_tl.pipeline import Run
+from culnig_tl.report import words
+from culnig_tl.report.page import figure, number, paragraph, section
+
+
+def comparison(run: Run) -> str:
+    """Accuracy by benchmark and condition."""
+    said = "; ".join(
+        f"{row.benchmark}, {row.condition}: {row.accuracy:.1f} %" for row in run.table.itertuples()
+    )
+    return figure(
+        figures.comparison_bars(run.table),
+        name="comparison",
+        says=f"Bars of accuracy. {said}.",
+        caption="Culture-general neurons should pull down the cultural benchmark and leave the "
+        "others where they are; random neurons should do nothing. Lines are 95 % intervals.",
+    )
+
+
+def neurons(run: Run) -> str:
+    """Where the culture-general neurons are."""
+    if not len(run.general):
+        return section("Where the neurons are", paragraph("No culture-general neuron was found."))
+    per_layer = run.general.per_layer().sum(axis=1)
+    said = ", ".join(f"layer {layer}: {count}" for layer, count in per_layer.items())
+    plot = figure(
+        figures.layer_heatmap(run.general),
+        name="general-neurons",
+        says=f"Heatmap of the culture-general neurons by layer and position. {said}.",
+        caption="Each coloured bin holds selected neurons; point at it to see which. Layer 0 reads "
+        "the input. Neighbouring neurons have nothing in common but their numbers.",
+    )
+    return section("Where the neurons are", plot)
+
+
+def scores(run: Run) -> str:
+    """The largest cultural score of every bin."""
+    cultural = run.scores["cultural"]
+    best = cultural.to_frame(top=1).iloc[0]
+    return figure(
+        figures.layer_heatmap(cultural),
+        name="scores",
+        says="Heatmap of cultural scores by layer and position. The largest, "
+        f"{best['score']:.3g}, is that of neuron {best['neuron']} in layer {best['layer']} at "
+        f"{best['site']}.",
+        caption="S(D) estimates how much of the right answer's probability a neuron carries on the "
+        "cultural questions, before the control questions are subtracted.",
+    )
+
+
+def cultures(run: Run) -> str:
+    """What the neurons of each culture do to every culture."""
+    heading = "Cultures against cultures"
+    if run.effects.empty:
+        return section(heading, paragraph("No culture-specific neurons were tested."))
+    plots = [
+        figure(
+            figures.culture_matrix(run.effects, value=value),
+            name=f"cultures-{value.replace('_', '-')}",
+            says=f"Matrix of cultures, {unit}. {_own_and_others(run.effects, value)}",
+            caption=caption,
+        )
+        for value, unit, caption in (
+            (
+                "change",
+                "accuracy change in points",
+                f"{words.intervention(run)} the neurons found for one culture (row) changes "
+                "accuracy on every culture (column). Red is a drop; outlined cells are a culture's "
+                "effect on itself.",
+            ),
+            (
+                "probability_change",
+                "change of the mean probability of the answer",
+                "The same for the mean probability of the right answer, which moves before "
+                "accuracy does.",
+            ),
+        )
+    ]
+    return section(heading, *plots)
+
+
+def _own_and_others(effects: pd.DataFrame, value: str) -> str:
+    form = "+.1f" if value == "change" else "+.3f"
+    own = effects["masked"] == effects["tested"]
+    return (
+        f"On average a culture's neurons change their own culture by "
+        f"{number(effects.loc[own, value].mean(), form)} and the others by "
+        f"{number(effects.loc[~own, value].mean(), form)}."
+    )

@@ -1,0 +1,194 @@
+"""From scores of questions to scores of a data set.
+
+    S_c(D) = sum of s over the prompts of culture c in D, divided by N(D)
+    S(D)   = sum over c of S_c(D)
+
+``N(D)`` is the number of distinct question ids, the same for every culture; variants of one
+question share its id and are summed (arXiv 2510.08284). Sums are kept in float64 (float32 on
+devices without it), so the order of the batches does not show. Memory: cultures x layers x neurons
+a site.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from culnig_tl.errors import InvalidInputError, MissingFileError, UnknownNameError
+from culnig_tl.files import replacing
+
+_FORMAT = "culnig_tl.NeuronScores"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class NeuronScores:
+    """Scores of every neuron for every culture.
+
+    Attributes:
+        values: ``S_c(D)`` by site, in units of probability.
+        cultures: the culture axis, in order of first appearance.
+        n_questions: ``N(D)``, the number of distinct question ids.
+        n_prompts: number of prompts of each culture.
+        source: how the scores came about: method, pool, fingerprints of model and data, versions.
+    """
+
+    values: Mapping[str, Float[Tensor, "culture layer neuron"]]
+    cultures: tuple[str, ...]
+    n_questions: int
+    n_prompts: tuple[int, ...]
+    source: Mapping[str, Any]
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The scored sites."""
+        return tuple(self.values)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(layers, neurons a layer) of each site."""
+        return {site: (value.shape[1], value.shape[2]) for site, value in self.values.items()}
+
+    def total(self, site: str) -> Float[Tensor, "layer neuron"]:
+        """``S(D)`` at a site, summed over cultures."""
+        return self.values[site].sum(0)
+
+    def of_culture(self, site: str, culture: str) -> Float[Tensor, "layer neuron"]:
+        """``S_c(D)`` at a site.
+
+        Raises:
+            UnknownNameError: these scores have no such culture.
+        """
+        if culture not in self.cultures:
+            raise UnknownNameError(
+                f"There are no scores of culture {culture!r}; these scores have "
+                f"{', '.join(self.cultures)}."
+            )
+        return self.values[site][self.cultures.index(culture)]
+
+    def to_frame(self, *, top: int = 100) -> pd.DataFrame:
+        """The ``top`` neurons by ``S(D)``: columns site, layer, neuron, score."""
+        frames = []
+        for site in self.sites:
+            total = self.total(site)
+            best = total.flatten().argsort(descending=True, stable=True)[:top]
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "site": site,
+                        "layer": (best // total.shape[1]).tolist(),
+                        "neuron": (best % total.shape[1]).tolist(),
+                        "score": total.flatten()[best].tolist(),
+                    }
+                )
+            )
+        frame = pd.concat(frames, ignore_index=True)
+        return frame.sort_values("score", ascending=False, kind="stable", ignore_index=True).head(
+            top
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write as safetensors with a JSON header, whole or not at all."""
+        header = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "cultures": self.cultures,
+            "n_questions": self.n_questions,
+            "n_prompts": self.n_prompts,
+            "source": dict(self.source),
+        }
+        tensors = {site: value.contiguous().cpu() for site, value in self.values.items()}
+        with replacing(path) as part:
+            save_file(tensors, part, metadata={"culnig_tl": json.dumps(header)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NeuronScores":
+        """Read scores that ``save`` wrote.
+
+        Raises:
+            MissingFileError: there is no such file.
+            InvalidInputError: the file holds something else.
+        """
+        if not Path(path).is_file():
+            raise MissingFileError(f"There is no file {path}; check the path.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {})["culnig_tl"])
+                values = {site: file.get_tensor(site) for site in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+            return cls(
+                values={site: values[site] for site in header["source"].get("sites", sorted(values))},
+                cultures=tuple(header["cultures"]),
+                n_questions=header["n_questions"],
+                n_prompts=tuple(header["n_prompts"]),
+                source=header["source"],
+            )
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise InvalidInputError(
+                f"{path} holds no neuron scores; give a file that NeuronScores.save wrote."
+            ) from error
+
+
+class ScoreAccumulator:
+    """Sums scores of questions into scores of cultures, batch by batch.
+
+    Args:
+        cultures: the culture axis, where it is known beforehand; others are appended as they
+            appear.
+    """
+
+    def __init__(self, cultures: Iterable[str] = ()) -> None:
+        self._index = {culture: i for i, culture in enumerate(dict.fromkeys(cultures))}
+        self._sums: dict[str, Tensor] = {}
+        self._n_prompts: list[int] = [0] * len(self._index)
+        self._ids: set[str] = set()
+
+    def update(
+        self,
+        scores: Mapping[str, Float[Tensor, "batch layer neuron"]],
+        *,
+        cultures: Sequence[str],
+        ids: Sequence[str],
+    ) -> None:
+        """Add the scores of a batch."""
+        for culture in cultures:
+            if culture not in self._index:
+                self._index[culture] = len(self._index)
+                self._n_prompts.append(0)
+            self._n_prompts[self._index[culture]] += 1
+        self._ids.update(ids)
+        for site, values in scores.items():
+            self._add(site, values, [self._index[culture] for culture in cultures])
+
+    def finish(self, **source: Any) -> NeuronScores:
+        """The scores of the data set; ``source`` says how they came about.
+
+        Raises:
+            InvalidInputError: nothing was added.
+        """
+        if not self._sums:
+            raise InvalidInputError("There are no scores yet; update with at least one batch.")
+        return NeuronScores(
+            values={site: (s / len(self._ids)).float().cpu() for site, s in self._sums.items()},
+            cultures=tuple(self._index),
+            n_questions=len(self._ids),
+            n_prompts=tuple(self._n_prompts),
+            source={"sites": list(self._sums), **source},
+        )
+
+    def _add(self, site: str, values: Tensor, index: list[int]) -> None:
+        exact = torch.float32 if values.device.type == "mps" else torch.float64
+        if site not in self._sums:
+            self._sums[site] = values.new_zeros((0, *values.shape[1:]), dtype=exact)
+        missing = len(self._index) - len(self._sums[site])
+        if missing:
+            empty = values.new_zeros((missing, *values.shape[1:]), dtype=exact)
+            self._sums[site] = torch.cat([self._sums[site], empty])
+        self._sums[site].index_add_(0, torch.tensor(index, device=values.device), values.to(exact))

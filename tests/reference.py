@@ -1,0 +1,336 @@
+"""The equations of the method as naive, literal loops; the witness that the package is held to.
+
+Nothing here is shared with the package. Two twins of a model stand in for its two backends:
+
+* ``NaiveLlama`` is Llama written out in float64, one head and one position at a time. It is the
+  witness of HookedTransformer, which computes in float64 but for its rotary table.
+* ``PlainTransformers`` is transformers' own LlamaForCausalLM with module hooks. It is the witness
+  of TransformerBridge; transformers rounds norms and attention to float32 inside a float64 model,
+  so the two twins agree to about 1e-5 only.
+
+Both read one prompt at a time and never pad.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SITES = (
+    "mlp.hook_post",
+    "mlp.hook_pre",
+    "mlp.hook_pre_linear",
+    "attn.hook_q",
+    "attn.hook_k",
+    "attn.hook_v",
+)
+Change = Callable[[str, int, Tensor], Tensor]
+"""(site, layer, activation [pos neuron]) -> the activation to go on with."""
+Neuron = tuple[str, int, int]
+
+
+def _keep(site: str, layer: int, activation: Tensor) -> Tensor:
+    return activation
+
+
+class NaiveLlama:
+    """Llama in float64, equation by equation."""
+
+    def __init__(self, folder: Path) -> None:
+        config = AutoConfig.from_pretrained(folder)
+        self.weights = {
+            name: weight.double()
+            for name, weight in load_file(folder / "model.safetensors").items()
+        }
+        self.n_layers = config.num_hidden_layers
+        self.n_heads = config.num_attention_heads
+        self.n_key_value_heads = config.num_key_value_heads
+        self.d_head = config.hidden_size // config.num_attention_heads
+        self.epsilon = config.rms_norm_eps
+        self.theta = config.rope_parameters["rope_theta"]
+
+    def logits(self, ids: Sequence[int], change: Change = _keep) -> Tensor:
+        """Logits at the last position."""
+        residual = self.weights["model.embed_tokens.weight"][list(ids)]
+        if torch.is_grad_enabled():
+            residual = residual.clone().requires_grad_()
+        for layer in range(self.n_layers):
+            name = f"model.layers.{layer}"
+            normed = self._norm(residual, f"{name}.input_layernorm")
+            residual = residual + self._attention(normed, layer, change)
+            normed = self._norm(residual, f"{name}.post_attention_layernorm")
+            gate = change("mlp.hook_pre", layer, self._linear(normed, f"{name}.mlp.gate_proj"))
+            up = change("mlp.hook_pre_linear", layer, self._linear(normed, f"{name}.mlp.up_proj"))
+            post = change("mlp.hook_post", layer, gate / (1 + torch.exp(-gate)) * up)
+            residual = residual + self._linear(post, f"{name}.mlp.down_proj")
+        return self._linear(self._norm(residual, "model.norm"), "lm_head")[-1]
+
+    def _attention(self, normed: Tensor, layer: int, change: Change) -> Tensor:
+        name = f"model.layers.{layer}.self_attn"
+        queries = change("attn.hook_q", layer, self._linear(normed, f"{name}.q_proj"))
+        keys = change("attn.hook_k", layer, self._linear(normed, f"{name}.k_proj"))
+        values = change("attn.hook_v", layer, self._linear(normed, f"{name}.v_proj"))
+        heads = []
+        for head in range(self.n_heads):
+            shared = head * self.n_key_value_heads // self.n_heads
+            query = self._rotated(queries[:, head * self.d_head : (head + 1) * self.d_head])
+            key = self._rotated(keys[:, shared * self.d_head : (shared + 1) * self.d_head])
+            value = values[:, shared * self.d_head : (shared + 1) * self.d_head]
+            mixed = []
+            for i in range(len(normed)):
+                pattern = torch.softmax(key[: i + 1] @ query[i] / math.sqrt(self.d_head), dim=0)
+                mixed.append(pattern @ value[: i + 1])
+            heads.append(torch.stack(mixed))
+        return self._linear(torch.cat(heads, dim=1), f"{name}.o_proj")
+
+    def _rotated(self, vectors: Tensor) -> Tensor:
+        half = self.d_head // 2
+        turned = []
+        for position, vector in enumerate(vectors):
+            angles = [position * self.theta ** (-2 * j / self.d_head) for j in range(half)]
+            # TransformerLens keeps cosines rounded to float32, also in a float64 model
+            cos = torch.tensor([math.cos(angle) for angle in angles], dtype=torch.float32).double()
+            sin = torch.tensor([math.sin(angle) for angle in angles], dtype=torch.float32).double()
+            first, second = vector[:half], vector[half:]
+            turned.append(torch.cat([first * cos - second * sin, second * cos + first * sin]))
+        return torch.stack(turned)
+
+    def _norm(self, residual: Tensor, name: str) -> Tensor:
+        mean_square = (residual**2).mean(-1, keepdim=True)
+        return residual / torch.sqrt(mean_square + self.epsilon) * self.weights[f"{name}.weight"]
+
+    def _linear(self, vectors: Tensor, name: str) -> Tensor:
+        return vectors @ self.weights[f"{name}.weight"].T
+
+
+class PlainTransformers:
+    """LlamaForCausalLM with module hooks, parameters not frozen."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float64) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="eager"
+        ).eval()
+        self.n_layers = self.model.config.num_hidden_layers
+
+    def logits(self, ids: Sequence[int], change: Change = _keep) -> Tensor:
+        """Logits at the last position."""
+        handles = []
+        for layer, block in enumerate(self.model.model.layers):
+            for site, module in {
+                "mlp.hook_pre": block.mlp.gate_proj,
+                "mlp.hook_pre_linear": block.mlp.up_proj,
+                "attn.hook_q": block.self_attn.q_proj,
+                "attn.hook_k": block.self_attn.k_proj,
+                "attn.hook_v": block.self_attn.v_proj,
+            }.items():
+
+                def on_output(_module, _inputs, output, site=site, layer=layer):
+                    return change(site, layer, output[0])[None]
+
+                handles.append(module.register_forward_hook(on_output))
+
+            def on_input(_module, inputs, layer=layer):
+                return (change("mlp.hook_post", layer, inputs[0][0])[None],)
+
+            handles.append(block.mlp.down_proj.register_forward_pre_hook(on_input))
+        try:
+            return self.model(torch.tensor([list(ids)])).logits[0, -1]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+Twin = NaiveLlama | PlainTransformers
+
+
+@dataclass
+class Trace:
+    """What one prompt leaves behind: P(y|x), and ``a`` and ``dP/da`` as [pos][neuron] lists."""
+
+    probability: float
+    activation: dict[tuple[str, int], list[list[float]]] = field(default_factory=dict)
+    gradient: dict[tuple[str, int], list[list[float]]] = field(default_factory=dict)
+
+
+def trace(twin: Twin, ids: Sequence[int], answer: int) -> Trace:
+    """One forward and one backward pass of one prompt."""
+    seen: dict[tuple[str, int], Tensor] = {}
+
+    def watch(site: str, layer: int, activation: Tensor) -> Tensor:
+        activation = activation.clone()
+        activation.retain_grad()
+        seen[site, layer] = activation
+        return activation
+
+    with torch.enable_grad():
+        probability = torch.softmax(twin.logits(ids, watch), dim=0)[answer]
+        probability.backward()
+    gradients = {place: activation.grad for place, activation in seen.items()}
+    return Trace(
+        probability=probability.item(),
+        activation={place: activation.tolist() for place, activation in seen.items()},
+        gradient={place: g.tolist() for place, g in gradients.items() if g is not None},
+    )
+
+
+def question_score(
+    seen: Trace, neuron: Neuron, *, batch_length: int | None = None, clamp: bool = False
+) -> float:
+    """METHOD section 1: P * max over positions of a * dP/da.
+
+    ``batch_length`` is the longest prompt of the batch for the published definition, in which
+    padding counts as 0 in the maximum; without it, real tokens only.
+    """
+    site, layer, k = neuron
+    activation, gradient = seen.activation[site, layer], seen.gradient[site, layer]
+    products = [activation[i][k] * gradient[i][k] for i in range(len(activation))]
+    if batch_length is not None:
+        products += [0.0] * (batch_length - len(products))
+    largest = products[0]
+    for product in products[1:]:
+        largest = max(largest, product)
+    score = seen.probability * largest
+    return max(score, 0.0) if clamp else score
+
+
+def question_scores(seen: Trace, site: str, n_layers: int, **options) -> Tensor:
+    """``question_score`` of every neuron of a site, [layer neuron]."""
+    width = len(seen.activation[site, 0][0])
+    return torch.tensor(
+        [
+            [question_score(seen, (site, layer, k), **options) for k in range(width)]
+            for layer in range(n_layers)
+        ],
+        dtype=torch.float64,
+    )
+
+
+def suppressed(neurons: Sequence[Neuron], factor: float = 0.0) -> Change:
+    """METHOD section 7: multiply neurons by a factor at every position, in plain transformers."""
+
+    def change(site: str, layer: int, activation: Tensor) -> Tensor:
+        activation = activation.clone()
+        for at, in_layer, neuron in neurons:
+            if (at, in_layer) == (site, layer):
+                for i in range(len(activation)):
+                    activation[i, neuron] = factor * activation[i, neuron]
+        return activation
+
+    return change
+
+
+def culture_scores(
+    scores: Sequence[float], cultures: Sequence[str], ids: Sequence[str]
+) -> dict[str, float]:
+    """METHOD section 4 for one neuron: S_c(D) by culture, in order of first appearance."""
+    distinct: list[str] = []
+    for question in ids:
+        if question not in distinct:
+            distinct.append(question)
+    sums: dict[str, float] = {}
+    for score, culture in zip(scores, cultures, strict=True):
+        sums[culture] = sums.get(culture, 0.0) + score
+    return {culture: total / len(distinct) for culture, total in sums.items()}
+
+
+Table = Mapping[str, Mapping[Neuron, float]]
+"""S_c(D) by culture, then by neuron in pool order."""
+
+
+def _best(scores: Mapping[Neuron, float], share: float) -> list[Neuron]:
+    """The top ``int(pool * share)``; ties keep the order of the pool."""
+    ranked = list(scores)
+    ranked.sort(key=lambda neuron: -scores[neuron])  # Python's sort is stable
+    return ranked[: int(len(ranked) * share)]
+
+
+def _sum_over_cultures(table: Table, pool: Sequence[Neuron]) -> dict[Neuron, float]:
+    return {neuron: sum(scores[neuron] for scores in table.values()) for neuron in pool}
+
+
+def culture_general(
+    cultural: Table,
+    control: Table,
+    recognition: Table,
+    *,
+    mlp_top: float,
+    attention_top: float,
+    recognition_top: float,
+) -> set[Neuron]:
+    """METHOD section 5, culture-general."""
+    every = list(next(iter(cultural.values())))
+    kept: set[Neuron] = set()
+    for family, share in (("mlp.", mlp_top), ("attn.", attention_top)):
+        pool = [
+            neuron
+            for neuron in every
+            if neuron[0].startswith(family) and neuron[0] != "mlp.hook_pre_linear"
+        ]
+        with_question = _sum_over_cultures(cultural, pool)
+        without = _sum_over_cultures(control, pool)
+        gain = {neuron: with_question[neuron] - without[neuron] for neuron in pool}
+        names = _best(_sum_over_cultures(recognition, pool), recognition_top)
+        kept |= {neuron for neuron in _best(gain, share) if neuron not in names}
+    return kept
+
+
+def culture_specific(
+    cultural: Table,
+    control: Table,
+    recognition: Table,
+    *,
+    culture: str,
+    top: float,
+    recognition_top: float,
+    min_z: float,
+) -> set[Neuron]:
+    """METHOD section 5, culture-specific; z of the quantity that is ranked."""
+    pool = [neuron for neuron in cultural[culture] if neuron[0] != "mlp.hook_pre_linear"]
+    gain = {
+        each: {neuron: cultural[each][neuron] - control[each][neuron] for neuron in pool}
+        for each in cultural
+    }
+    names = _best({neuron: recognition[culture][neuron] for neuron in pool}, recognition_top)
+    kept = set()
+    for neuron in _best(gain[culture], top):
+        values = [gain[each][neuron] for each in cultural]
+        mean = sum(values) / len(values)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+        z = (gain[culture][neuron] - mean) / deviation if deviation > 0 else 0.0
+        if neuron not in names and z >= min_z:
+            kept.add(neuron)
+    return kept
+
+
+def bootstrap_interval(values: Sequence[float], *, draws: int, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the mean, by drawing one value after the other."""
+    generator = random.Random(seed)
+    means = sorted(
+        sum(generator.choice(values) for _ in values) / len(values) for _ in range(draws)
+    )
+    return means[int(0.025 * draws)], means[int(0.975 * draws)]
+
+
+def auroc(inside: Sequence[float], outside: Sequence[float]) -> float:
+    """Chance that a value inside is larger than one outside, ties half."""
+    wins = 0.0
+    for one in inside:
+        for other in outside:
+            wins += 1.0 if one > other else 0.5 if one == other else 0.0
+    return wins / (len(inside) * len(outside))
+
+
+def norm_error(found: Tensor, expected: Tensor) -> float:
+    """Length of the difference over the length of what was expected."""
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def max_error(found: Tensor, expected: Tensor) -> float:
+    """Largest difference over the largest value that was expected."""
+    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())

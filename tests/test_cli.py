@@ -1,0 +1,204 @@
+"""The command line: what a user types, what they read, what is left on disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import culnig_tl as ct
+from culnig_tl.cli import app
+
+COMMANDS = ("demo", "run", "score", "select", "evaluate")
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    """Eight of the embedded model's questions as a csv file."""
+    frame = ct.load_benchmark("atlas", split="identify", limit=8).to_pandas()
+    frame["options"] = [json.dumps(list(options)) for options in frame["options"]]
+    path = tmp_path / "rows.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def invoke(*arguments: object) -> tuple[int, str]:
+    """Exit code and all that a command printed, on one line."""
+    texts = [str(argument) for argument in arguments]
+    result = CliRunner().invoke(app, texts, catch_exceptions=False)
+    return result.exit_code, " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    code, shown = invoke(command, "--help")
+    assert code == 0
+    assert f"culnig-tl {command}" in shown
+    assert "Example" in shown
+
+
+def test_score_select_and_evaluate_agree_with_the_library(rows_file: Path, tmp_path: Path) -> None:
+    scores_file, neurons_file = tmp_path / "scores.safetensors", tmp_path / "neurons.json"
+    answers_file = tmp_path / "answers.csv"
+    assert invoke("score", "atlas", rows_file, "--out", scores_file, "--quiet")[0] == 0
+    assert invoke("select", "--cultural", scores_file, "--out", neurons_file)[0] == 0
+    code, shown = invoke(
+        *(
+            "evaluate",
+            "atlas",
+            rows_file,
+            "--neurons",
+            neurons_file,
+            "--out",
+            answers_file,
+            "--quiet",
+        )
+    )
+    assert code == 0
+
+    model, rows = ct.load_model(), ct.questions_from_frame(rows_file)
+    general = ct.culture_general(ct.attribute(model, rows, progress=False))
+    assert ct.NeuronSet.load(neurons_file).neurons == general.neurons
+    accuracy = 100 * ct.evaluate(model, rows, neurons=general)["correct"].mean()
+    assert f"accuracy {accuracy:.1f} %" in shown
+    assert len(answers_file.read_text(encoding="utf-8").splitlines()) == 1 + len(rows)
+
+
+def test_run_writes_everything_that_a_run_has(rows_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, shown = invoke(
+        *("run", "atlas", "--cultural", rows_file, "--control", "atlas-control:identify"),
+        *("--recognition", "atlas-countries:identify", "--benchmark", f"mine={rows_file}"),
+        *("--out", out, "--n-random", 2, "--quiet"),
+    )
+    assert code == 0, shown
+    assert "mine" in shown
+    for name in ("settings.json", "table.csv", "report.html", "neurons/general.json"):
+        assert (out / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("score", "no-such/model", "atlas:test"), "no-such/model"),
+        (("score", "./no-such-folder", "atlas:test"), "config.json"),
+        (("score", "atlas", "no-such-file.csv"), "no-such-file.csv"),
+        (("score", "atlas", "atlas:train"), "identify, test and all"),
+        (("score", "atlas", "nothing:test"), "the known ones are atlas"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    arguments: tuple[str, ...], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, shown = invoke(*arguments, "--out", "scores.safetensors", "--quiet")
+    assert code == 2
+    assert expected in shown
+    assert "Traceback" not in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_rows_are_named(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.write_text("id,prompt,options,answer\n", encoding="utf-8")
+    code, shown = invoke("score", "atlas", empty, "--out", tmp_path / "scores", "--quiet")
+    assert code == 2
+    assert "no rows" in shown
+
+
+def test_an_answer_of_several_tokens_is_named(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text(
+        'id,prompt,options,answer\nq1,Which?,"["" two words"", "" tea""]", two words\n',
+        encoding="utf-8",
+    )
+    code, shown = invoke("score", "atlas", rows, "--out", tmp_path / "scores", "--quiet")
+    assert code == 2
+    assert "' two words'" in shown
+    assert "one token" in shown
+
+
+def test_an_unwritable_place_is_named(rows_file: Path, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("not a folder", encoding="utf-8")
+    code, shown = invoke("score", "atlas", rows_file, "--out", in_the_way / "scores", "--quiet")
+    assert code == 2
+    assert "cannot be written" in shown
+    assert in_the_way.read_text(encoding="utf-8") == "not a folder"
+
+
+def _demo(out: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "culnig_tl", "demo", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo that was stopped with ctrl-C once, then run to its end."""
+    out = tmp_path_factory.mktemp("demo") / "run"
+    first = _demo(out)
+    finished = out / "scores" / "cultural.safetensors"
+    _wait_for(finished, first)
+    first.send_signal(signal.SIGINT)
+    _, errors = first.communicate()
+    assert first.returncode == 130
+    assert errors.splitlines()[-1].startswith("Stopped; what is finished is kept in")
+    assert "Traceback" not in errors
+    assert not list(out.rglob("*.part"))
+    assert not (out / "table.csv").exists()
+
+    written = finished.stat().st_mtime_ns
+    second = _demo(out)
+    shown, errors = second.communicate()
+    assert second.returncode == 0, errors
+    assert finished.stat().st_mtime_ns == written, "a finished stage is not made again"
+    (out / "shown.txt").write_text(shown, encoding="utf-8")
+    return out
+
+
+def test_the_demo_prints_table_and_grade(demo_folder: Path) -> None:
+    shown = (demo_folder / "shown.txt").read_text(encoding="utf-8")
+    for expected in ("culture", "country names", "common sense", "ordering", "mean P", "precision"):
+        assert expected in shown
+    assert "no evidence about large models" in " ".join(shown.split())
+
+
+def test_the_demo_writes_scores_neurons_table_and_report(demo_folder: Path) -> None:
+    names = ["cultural", "control", "recognition"]
+    scores = [ct.NeuronScores.load(demo_folder / f"scores/{name}.safetensors") for name in names]
+    general = ct.NeuronSet.load(demo_folder / "neurons" / "general.json")
+    assert general.neurons == ct.culture_general(*scores).neurons
+    assert len(list((demo_folder / "neurons" / "specific").glob("*.json"))) == 16
+    report = (demo_folder / "report.html").read_text(encoding="utf-8")
+    assert "planted" in report
+    assert not list(demo_folder.rglob("*.part"))
+
+
+def test_the_found_neurons_carry_culture_and_little_else(demo_folder: Path) -> None:
+    """The bar of the shipped model, from the files of the demo."""
+    table = pd.read_csv(demo_folder / "table.csv").set_index(["benchmark", "condition"])
+    change, accuracy = table["change"], table["accuracy"]
+    assert accuracy["culture", "original"] >= 90
+    assert change["culture", "general"] <= -20
+    assert change["culture", "random"] >= -2
+    assert table["p_value"]["culture", "general"] < 0.05
+    for task in ("country names", "common sense", "ordering"):
+        assert accuracy[task, "original"] >= 90
+        assert change[task, "general"] >= -3

@@ -1,0 +1,224 @@
+"""A loaded model is the one in the folder, frozen and hooked; or a sentence says why not."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from reference import NaiveLlama, PlainTransformers, max_error
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from culnig_tl.errors import InvalidInputError, MissingFileError, UnknownNameError
+from culnig_tl.hooks import site_shape
+from culnig_tl.models import load_model, model_fingerprint
+
+IDS = [1, 50, 60, 70, 80, 90]
+
+
+@pytest.mark.parametrize("key_value_heads", [2, 4])
+def test_logits_are_those_of_the_folder_on_both_backends(folders, loaded, key_value_heads):
+    tokens = torch.tensor([IDS])
+    folder = folders[key_value_heads]
+    with torch.no_grad():
+        naive = NaiveLlama(folder).logits(IDS)
+        plain = PlainTransformers(folder, torch.float32).logits(IDS)
+        exact = loaded(key_value_heads, "hooked", "float64")(tokens)[0, -1]
+        hooked = loaded(key_value_heads, "hooked", "float32")(tokens)[0, -1]
+        bridge = loaded(key_value_heads, "bridge", "float32")(tokens)[0, -1]
+    assert (exact.dtype, hooked.dtype) == (torch.float64, torch.float32)
+    assert max_error(exact, naive) < 1e-9
+    # the rounding of float32, in two orders of summing
+    assert max_error(hooked, naive) < 1e-4
+    assert max_error(hooked, bridge) < 1e-4
+    # the same modules in the same order
+    assert max_error(bridge, plain) < 1e-6
+
+
+def test_a_bridge_in_float64_is_refused_in_a_sentence(folders):
+    """transformers rounds attention to float32, where the padding mask of float64 is infinite."""
+    with pytest.raises(InvalidInputError, match=r"float64.*take dtype='float32'"):
+        load_model(folders[2], backend="bridge", dtype="float64")
+
+
+def test_a_model_is_frozen_and_in_evaluation_mode(loaded):
+    for backend in ("hooked", "bridge"):
+        model = loaded(2, backend, "float32")
+        assert not model.training
+        assert not any(module.training for module in model.modules())
+        assert not any(weight.requires_grad for weight in model.parameters())
+        assert all(weight.dtype == torch.float32 for weight in model.parameters())
+
+
+def test_weights_are_raw(folders, loaded):
+    """Nothing folded, nothing centred: the hooks see the activations of the published model."""
+    weights = NaiveLlama(folders[2]).weights
+    model = loaded(2, "hooked", "float64")
+    assert torch.equal(model.blocks[0].mlp.W_gate, weights["model.layers.0.mlp.gate_proj.weight"].T)
+    assert torch.equal(model.blocks[1].ln1.w, weights["model.layers.1.input_layernorm.weight"])
+    assert torch.equal(model.W_E, weights["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("name", ["my-llama-3", "gemma-2b-it", "llama/gemma", "Qwen3", "mistral"])
+def test_a_folder_may_have_any_name(folders, loaded, tmp_path, name):
+    folder = tmp_path / name
+    shutil.copytree(folders[2], folder)
+    found = load_model(folder, backend="hooked")
+    expected = loaded(2, "hooked", "float32")
+    assert torch.equal(found(torch.tensor([IDS])), expected(torch.tensor([IDS])))
+
+
+def test_auto_takes_hooked_where_it_can_and_says_so(folders, caplog):
+    with caplog.at_level("INFO", logger="culnig_tl"):
+        model = load_model(folders[2])
+    assert type(model).__name__ == "HookedTransformer"
+    assert "HookedTransformer" in caplog.text
+
+
+def save_tiny_gpt2(folder: Path, tokenizer, **more) -> GPT2LMHeadModel:
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=32,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=1,
+        eos_token_id=2,
+        **more,
+    )
+    plain = GPT2LMHeadModel(config).eval()
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return plain
+
+
+@pytest.mark.parametrize("backend", ["hooked", "bridge"])
+def test_a_model_without_a_gated_mlp_loads(tmp_path, make_tokenizer, backend):
+    """GPT-2 as on the hub: learned positions, biases, two MLP sites."""
+    plain = save_tiny_gpt2(tmp_path / "small", make_tokenizer(), n_ctx=32)
+    model = load_model(tmp_path / "small", backend=backend)
+    expected = plain(torch.tensor([IDS])).logits.detach()
+    # P is a softmax, which does not see a shift of all logits
+    assert max_error(model(torch.tensor([IDS])).softmax(-1), expected.softmax(-1)) < 1e-4
+    assert site_shape(model, "mlp.hook_post") == (2, 64)
+    with pytest.raises(UnknownNameError, match=r"mlp\.hook_pre_linear.*mlp\.hook_post"):
+        site_shape(model, "mlp.hook_pre_linear")
+
+
+def test_what_cannot_be_converted_loads_as_a_bridge_or_is_refused(tmp_path, make_tokenizer):
+    """A GPT-2 that transformers 5 saved has no n_ctx, which TransformerLens asks for."""
+    save_tiny_gpt2(tmp_path / "small", make_tokenizer())
+    with pytest.raises(InvalidInputError, match="load it with backend='bridge'"):
+        load_model(tmp_path / "small", backend="hooked")
+    assert type(load_model(tmp_path / "small")).__name__ == "TransformerBridge"
+
+
+# ---------------------------------------------------------------- what cannot be loaded
+
+
+def test_an_unknown_name_is_a_sentence():
+    with pytest.raises(MissingFileError, match=r"'nobody/nothing-7b' could not be loaded.*'atlas'"):
+        load_model("nobody/nothing-7b")
+
+
+@pytest.mark.parametrize("name", ["no such model!", "a/b/c/d", "", " "])
+def test_an_impossible_name_is_a_sentence(name):
+    with pytest.raises(MissingFileError):
+        load_model(name)
+
+
+def test_a_folder_that_is_no_model_is_a_sentence(tmp_path):
+    for given in (tmp_path, str(tmp_path), tmp_path / "absent", "./absent", "~/absent-folder"):
+        with pytest.raises(MissingFileError, match=r"no model folder.*config\.json"):
+            load_model(given)
+
+
+def without(folder: Path, tmp_path: Path, *names: str) -> Path:
+    copy = tmp_path / "damaged"
+    shutil.copytree(folder, copy)
+    for name in names:
+        (copy / name).unlink()
+    return copy
+
+
+def test_a_folder_without_weights_is_a_sentence(folders, tmp_path):
+    with pytest.raises(MissingFileError, match="could not be loaded"):
+        load_model(without(folders[2], tmp_path, "model.safetensors"))
+
+
+def test_a_folder_without_a_tokenizer_is_a_sentence(folders, tmp_path):
+    folder = without(folders[2], tmp_path, "tokenizer.json", "tokenizer_config.json")
+    with pytest.raises(MissingFileError, match="could not be loaded"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("content", ["", "{", "hello"])
+def test_a_folder_with_a_broken_file_is_a_sentence(folders, tmp_path, name, content):
+    folder = without(folders[2], tmp_path, name)
+    (folder / name).write_text(content)
+    with pytest.raises(MissingFileError, match="could not be loaded"):
+        load_model(folder)
+
+
+def test_weights_cut_short_are_a_sentence(folders, tmp_path):
+    folder = without(folders[2], tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(MissingFileError, match="could not be loaded"):
+        load_model(folder)
+
+
+def test_an_unknown_architecture_is_a_sentence(folders, tmp_path):
+    folder = without(folders[2], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps({**config, "model_type": "martian", "architectures": ["MartianForCausalLM"]})
+    )
+    with pytest.raises((MissingFileError, InvalidInputError)):
+        load_model(folder)
+
+
+def test_a_folder_that_may_not_be_read_is_a_sentence(folders, monkeypatch):
+    """Root may read everything, so the refusal of the system is played."""
+    stat = os.stat
+
+    def refuse(path, *args, **options):
+        if str(path).startswith(str(folders[2])):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(MissingFileError):
+        load_model(folders[2])
+
+
+@pytest.mark.parametrize("choice", [{"backend": "hook"}, {"dtype": "int8"}])
+@pytest.mark.usefixtures("as_for_a_user")
+def test_an_unknown_choice_is_a_sentence(folders, choice):
+    ((name, value),) = choice.items()
+    with pytest.raises(InvalidInputError, match=f"{name}.*{value}"):
+        load_model(folders[2], **choice)
+
+
+# ---------------------------------------------------------------- fingerprints
+
+
+def test_a_fingerprint_is_the_models_own(folders):
+    first, again = (load_model(folders[2], backend="hooked") for _ in range(2))
+    assert model_fingerprint(first) == model_fingerprint(again)
+    assert len(model_fingerprint(first)) == 12
+    assert model_fingerprint(load_model(folders[4], backend="hooked")) != model_fingerprint(first)
+
+
+def test_a_fingerprint_changes_with_any_single_weight(folders):
+    """A run is resumed when the fingerprint is the same, so that an edited neuron must show."""
+    model = load_model(folders[2], backend="hooked")
+    seen = {model_fingerprint(model)}
+    for weight in (model.blocks[0].mlp.W_out, model.blocks[1].attn.W_Q, model.unembed.W_U):
+        flat = weight.detach().view(-1)
+        for index in (0, 1, 131, len(flat) - 1):
+            flat[index] += 0.5
+            seen.add(model_fingerprint(model))
+    assert len(seen) == 1 + 3 * 4

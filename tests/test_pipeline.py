@@ -1,0 +1,295 @@
+"""A run is whole, resumable and never a mixture; what it finds is what its parts find."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from culnig_tl import pipeline
+from culnig_tl.attribution import attribute
+from culnig_tl.errors import InvalidInputError, UnwritableError
+from culnig_tl.evaluation import compare
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.pipeline import culnig
+from culnig_tl.scores import NeuronScores
+from culnig_tl.selection import culture_general, culture_specific, random_neurons
+
+SETTINGS = {
+    "mlp_top": 0.05,
+    "attention_top": 0.05,
+    "recognition_top": 0.02,
+    "specific_top": 0.1,
+    "n_random": 2,
+}
+FILES = {
+    "settings.json",
+    "table.csv",
+    "culture_effects.csv",
+    *(f"scores/{name}.safetensors" for name in ("cultural", "control", "recognition")),
+    *(f"neurons/{name}.json" for name in ("general", "specific/A", "specific/B")),
+    *(f"answers/{name}.parquet" for name in ("original", "general", "random", "culture_effects")),
+}
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def control_of(rows):
+    return rows.map(lambda row: {**row, "prompt": "Answer:"})
+
+
+def names_of(rows):
+    """The country-name control knows the cultures A and B only."""
+    kept = rows.select([i for i, culture in enumerate(rows["culture"]) if culture != "C"])
+    return kept.map(lambda row: {**row, "prompt": row["culture"] + " rice Answer:"})
+
+
+@pytest.fixture
+def run_in(model, rows):
+    """``run_in(folder, **changes)``: the whole method on the tiny model."""
+
+    def run(folder: Path, **changes):
+        options = {
+            **SETTINGS,
+            "cultural": rows,
+            "control": control_of(rows),
+            "recognition": names_of(rows),
+            "benchmarks": {"tiny": rows, "half": rows.select(range(3))},
+            "progress": False,
+            **changes,
+        }
+        return culnig(model, out=folder, **options)
+
+    return run
+
+
+@pytest.fixture
+def passes(model, monkeypatch):
+    """Counts the forward passes of the model."""
+    calls = []
+    forward = type(model).forward
+
+    def counted(self, *args, **options):
+        calls.append(1)
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(type(model), "forward", counted)
+    return calls
+
+
+def test_a_run_finds_what_its_parts_find(run_in, model, rows, tmp_path):
+    run = run_in(tmp_path / "run")
+    cultural = attribute(model, rows, progress=False)
+    control = attribute(model, control_of(rows), clamp=True, progress=False)
+    names = attribute(model, names_of(rows), progress=False)
+    shares = {"mlp_top": 0.05, "attention_top": 0.05, "recognition_top": 0.02}
+    general = culture_general(cultural, control, names, **shares)
+    assert len(general) > 0
+    assert set(run.general) == set(general)
+    assert set(run.specific) == {"A", "B"}
+    for culture, neurons in run.specific.items():
+        assert set(neurons) == set(
+            culture_specific(
+                cultural, control, names, culture=culture, top=0.1, recognition_top=0.02
+            )
+        )
+    conditions = {
+        "original": None,
+        "general": general,
+        "random": [random_neurons(model, like=general, seed=seed) for seed in (0, 1)],
+    }
+    benchmarks = {"tiny": rows, "half": rows.select(range(3))}
+    table = compare(model, benchmarks, conditions, progress=False)
+    pd.testing.assert_frame_equal(run.table, table)
+    assert set(run.effects["masked"]) == {"A", "B"}
+    assert set(run.effects["tested"]) == {"A", "B", "C"}
+
+
+def test_a_run_leaves_its_files_and_they_hold_what_it_returns(run_in, tmp_path):
+    run = run_in(tmp_path)
+    assert files(tmp_path) == FILES
+    assert NeuronSet.load(tmp_path / "neurons" / "general.json") == run.general
+    for name, scores in run.scores.items():
+        loaded = NeuronScores.load(tmp_path / "scores" / f"{name}.safetensors")
+        assert all(loaded.total(site).equal(scores.total(site)) for site in scores.sites)
+    written = pd.read_csv(tmp_path / "table.csv")
+    pd.testing.assert_frame_equal(written, run.table, check_dtype=False)
+
+
+def test_a_second_call_reads_and_makes_no_forward_pass(run_in, passes, tmp_path):
+    first = run_in(tmp_path)
+    assert len(passes) > 0
+    passes.clear()
+    second = run_in(tmp_path)
+    assert passes == []
+    pd.testing.assert_frame_equal(first.table, second.table)
+    pd.testing.assert_frame_equal(first.effects, second.effects)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"mlp_top": 0.2}, "general"),
+        ({"min_z": 0.1}, "specific"),
+        ({"recognition_top": 0.5}, "recognition_top"),
+        ({"factor": 2.0}, "factor"),
+        ({"n_random": 1}, "n_random"),
+        ({"sites": ["mlp.hook_post"]}, "sites"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_named(run_in, tmp_path, changes, named):
+    run_in(tmp_path)
+    before = files(tmp_path)
+    with pytest.raises(InvalidInputError, match=rf"other settings \({named}\); give another"):
+        run_in(tmp_path, **changes)
+    assert files(tmp_path) == before
+
+
+def test_other_data_and_another_model_in_the_same_folder_are_named(run_in, loaded, rows, tmp_path):
+    run_in(tmp_path)
+    fewer = rows.select(range(5))
+    with pytest.raises(InvalidInputError, match=r"other settings \(data\)"):
+        run_in(tmp_path, cultural=fewer)
+    with pytest.raises(InvalidInputError, match=r"other settings \(benchmarks, culture_test\)"):
+        run_in(tmp_path, benchmarks={"tiny": fewer})
+    with pytest.raises(InvalidInputError, match=r"other settings \(.*model"):
+        culnig(
+            loaded(4),
+            out=tmp_path,
+            cultural=rows,
+            control=control_of(rows),
+            recognition=names_of(rows),
+            benchmarks={"tiny": rows, "half": rows.select(range(3))},
+            progress=False,
+            **SETTINGS,
+        )
+
+
+def test_a_file_in_the_way_is_a_sentence(run_in, passes, tmp_path):
+    (tmp_path / "run").write_text("I am a file")
+    with pytest.raises(UnwritableError, match="cannot be written"):
+        run_in(tmp_path / "run")
+    assert passes == []
+
+
+@pytest.mark.parametrize("stop_at", [0, 2, 4, 6, 8, 10])
+def test_an_interrupted_run_leaves_no_part_and_ends_like_one_that_was_not(
+    run_in, tmp_path, monkeypatch, stop_at
+):
+    """Ctrl-C as a file is about to get its name: settings, scores, sets, answers, in this order."""
+    whole = run_in(tmp_path / "whole")
+    named, replace = [], os.replace
+
+    def interrupted(source, target):
+        if len(named) == stop_at:
+            raise KeyboardInterrupt
+        named.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_in(tmp_path / "stopped")
+    assert len(files(tmp_path / "stopped")) == stop_at
+    assert files(tmp_path / "stopped") < FILES
+    resumed = run_in(tmp_path / "stopped")
+    assert files(tmp_path / "stopped") == FILES
+    pd.testing.assert_frame_equal(resumed.table, whole.table)
+    pd.testing.assert_frame_equal(resumed.effects, whole.effects)
+
+
+def test_an_interrupt_while_scoring_keeps_what_was_done(
+    run_in, passes, tmp_path, monkeypatch, model, n_hooks
+):
+    before = n_hooks(model)
+    score = pipeline.attribute
+    calls = []
+
+    def interrupted(*args, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "attribute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_in(tmp_path / "stopped")
+    assert files(tmp_path / "stopped") == {"settings.json", "scores/cultural.safetensors"}
+    assert n_hooks(model) == before
+    passes.clear()
+    resumed = run_in(tmp_path / "stopped")
+    rest = len(passes)
+    passes.clear()
+    whole = run_in(tmp_path / "whole")
+    assert rest == len(passes) - 1  # one batch of cultural questions was not scored again
+    pd.testing.assert_frame_equal(resumed.table, whole.table)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[3])
+from conftest import LABELS, ROWS
+from test_pipeline import SETTINGS, control_of, names_of
+from culnig_tl import culnig, load_model, questions
+
+kept, replace = [], os.replace
+def killed(source, target):
+    if str(source).endswith(".part"):
+        if len(kept) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        kept.append(target)
+    replace(source, target)
+os.replace = killed
+rows = questions([{**row, "options": LABELS} for row in ROWS])
+culnig(load_model(sys.argv[1], backend="hooked", dtype="float64"), out=sys.argv[2],
+       cultural=rows, control=control_of(rows), recognition=names_of(rows),
+       benchmarks={"tiny": rows, "half": rows.select(range(3))}, progress=False, **SETTINGS)
+"""
+
+
+def test_a_killed_run_is_resumed(run_in, folders, tmp_path):
+    """SIGKILL asks nobody: the part of the fourth file stays and must not be taken for a file."""
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, folders[2], tmp_path / "run", Path(__file__).parent],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert [path.name for path in (tmp_path / "run").rglob("*.part")] == [
+        "recognition.safetensors.part"
+    ]
+    resumed = run_in(tmp_path / "run")
+    assert files(tmp_path / "run") == FILES
+    pd.testing.assert_frame_equal(resumed.table, run_in(tmp_path / "whole").table)
+
+
+def test_a_run_without_shared_cultures_has_no_specific_neurons(run_in, rows, tmp_path):
+    elsewhere = rows.map(lambda row: {**row, "culture": "Elsewhere"})
+    run = run_in(tmp_path, recognition=elsewhere)
+    assert dict(run.specific) == {}
+    assert len(run.effects) == 0
+    assert len(run_in(tmp_path, recognition=elsewhere).effects) == 0
+
+
+def test_cultures_whose_names_look_alike_keep_apart(run_in, rows, tmp_path):
+    renamed = rows.map(
+        lambda row: {**row, "culture": {"A": "South Korea", "B": "South-Korea"}.get(row["culture"])}
+    )
+    renamed = renamed.map(lambda row: {**row, "culture": row["culture"] or "C"})
+    run = run_in(
+        tmp_path,
+        cultural=renamed,
+        control=control_of(renamed),
+        recognition=names_of(renamed),
+        benchmarks={"tiny": renamed},
+    )
+    kept = [NeuronSet.load(path) for path in (tmp_path / "neurons" / "specific").iterdir()]
+    assert len(kept) == len(run.specific) == 2
+    assert all(neurons in kept for neurons in run.specific.values())

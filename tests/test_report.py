@@ -1,0 +1,364 @@
+"""The page of a run: complete, self-contained, escaped, and drawn by a real browser."""
+
+import re
+import shutil
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from playwright.sync_api import sync_playwright
+from plotly.offline import get_plotlyjs
+
+from culnig_tl.atlas import answer_key
+from culnig_tl.errors import UnwritableError
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.pipeline import Run
+from culnig_tl.report import write_report
+
+ODD = "<b>Ü & </script>"
+CULTURES = (ODD, "Iran", "Azerbaijan")
+SITES = ("mlp.hook_post", "attn.hook_q")
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, text without scripts and styles, and whether tags are closed."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.unmatched: list[str] = []
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.unmatched.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.unmatched.pop() == tag
+
+    def handle_data(self, data):
+        if self.unmatched and self.unmatched[-1] not in ("script", "style"):
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    from culnig_tl.scores import NeuronScores
+
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"mlp.hook_post": (4, 512), "attn.hook_q": (4, 128)}
+
+    def scores() -> NeuronScores:
+        values = {
+            site: torch.rand(len(CULTURES), *shape, generator=generator)
+            for site, shape in shapes.items()
+        }
+        source = {"method": "gradient_x_activation", "pool": "max", "sites": list(SITES)}
+        return NeuronScores(values, CULTURES, 12, (4, 4, 4), source)
+
+    found = [(layer, neuron) for layer in range(4) for neuron in range(7, 400, 50)]
+    general = NeuronSet.of(
+        {"mlp.hook_post": found},
+        scores={("mlp.hook_post", *neuron): 0.01 * i for i, neuron in enumerate(found)},
+        shapes=shapes,
+        source={"kind": "culture-general"},
+    )
+    effects = pd.DataFrame(
+        [(a, b, -30.0 if a == b else 1.5, -0.25, 9, 36) for a in CULTURES for b in CULTURES],
+        columns=["masked", "tested", "change", "probability_change", "n_neurons", "n_prompts"],
+    )
+    settings = {
+        "sites": list(SITES),
+        "general": {"mlp_top": 0.01, "attention_top": 0.002},
+        "specific": {"top": 0.003, "min_z": 0.5},
+        "recognition_top": 0.01,
+        "factor": 0.0,
+        "n_random": 3,
+        "model": {"name": f"org/{ODD}", "fingerprint": "0123456789ab"},
+        "data": {"cultural": "aaaaaaaaaaaa"},
+        "benchmarks": {"culture": "bbbbbbbbbbbb", ODD: "cccccccccccc"},
+        "culture_test": "bbbbbbbbbbbb",
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+    }
+    return Run(
+        out=tmp_path,
+        settings=settings,
+        scores={name: scores() for name in ("cultural", "control", "recognition")},
+        general=general,
+        specific={c: NeuronSet.of({"mlp.hook_post": [(0, i)]}) for i, c in enumerate(CULTURES)},
+        answers=pd.DataFrame(),
+        table=results(),
+        effects=effects,
+    )
+
+
+def results() -> pd.DataFrame:
+    nan = float("nan")
+    columns = (
+        "benchmark condition n_neurons n_questions accuracy accuracy_low accuracy_high "
+        "accuracy_sd_of_draws probability probability_low probability_high change p_value"
+    )
+    return pd.DataFrame(
+        [
+            ("culture", "original", 0, 1288, 95.1, 93.2, 96.3, nan, 0.911, 0.902, 0.923, 0.0, nan),
+            (
+                "culture",
+                "general",
+                32,
+                1288,
+                54.4,
+                51.5,
+                57.6,
+                nan,
+                0.434,
+                0.425,
+                0.446,
+                -40.7,
+                5e-4,
+            ),
+            ("culture", "random", 32, 1288, 94.7, 91.8, 96.9, 0.8, 0.897, 0.878, 0.909, -0.4, nan),
+            (ODD, "original", 0, 76, 88.1, 80.2, 91.3, nan, 0.811, 0.802, 0.823, 0.0, nan),
+            (ODD, "general", 32, 76, 86.4, 79.5, 90.6, nan, 0.834, 0.825, 0.846, -1.7, 0.2114),
+            (ODD, "random", 32, 76, 87.7, 81.8, 92.9, 1.6, 0.797, 0.778, 0.809, -0.6, nan),
+        ],
+        columns=columns.split(),
+    )
+
+
+@pytest.fixture
+def embedded(run) -> Run:
+    return replace(
+        run, settings={**run.settings, "model": {"name": "assets", "fingerprint": "f" * 12}}
+    )
+
+
+def source_of(run: Run) -> str:
+    return write_report(run, run.out / "report.html").read_text(encoding="utf-8")
+
+
+def page_of(run: Run) -> Page:
+    return Page(source_of(run).replace(get_plotlyjs(), ""))
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def test_the_page_is_one_file_written_whole(run):
+    path = write_report(run, run.out / "new" / "report.html")
+    assert path.stat().st_size < 8_000_000
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_the_page_needs_nothing_from_elsewhere(run):
+    source = source_of(run)
+    assert source.count(get_plotlyjs()) == 1
+    own = source.replace(get_plotlyjs(), "")
+    assert not re.search(r"https?://|@import|url\(", own)
+    page = Page(own)
+    assert not page.all("link")
+    assert not any("src" in script for script in page.all("script"))
+    assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
+    policy = page.all("meta")[2]
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_an_unwritable_place_is_one_sentence_and_leaves_nothing(run):
+    (run.out / "file").write_text("in the way")
+    with pytest.raises(UnwritableError, match="cannot be written"):
+        write_report(run, run.out / "file" / "report.html")
+    assert [path.name for path in run.out.iterdir()] == ["file"]
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+
+def test_the_page_is_well_formed_and_titled(run):
+    page = page_of(run)
+    assert page.unmatched == []
+    assert page.all("html") == [{"lang": "en"}]
+    assert len(page.all("h1")) == 1
+    assert f"Culture neurons of org/{ODD}" in page.text
+
+
+def test_names_are_shown_as_they_are(run):
+    source = source_of(run).replace(get_plotlyjs(), "")
+    assert "<b>" not in source
+    assert source.count("</script>") == source.count("<script>") == 6
+    assert Page(source).text.count(ODD) >= 5
+
+
+def test_every_number_of_the_table_is_on_the_page(run):
+    text = page_of(run).text
+    for row in run.table.to_dict("records"):
+        accuracy = [row[f"accuracy{end}"] for end in ("", "_low", "_high")]
+        probability = [row[f"probability{end}"] for end in ("", "_low", "_high")]
+        assert "{:.1f} [{:.1f}, {:.1f}]".format(*accuracy) in text
+        assert "{:.3f} [{:.3f}, {:.3f}]".format(*probability) in text
+        assert f"{row['change']:+.1f}".replace("-", "\N{MINUS SIGN}") in text
+        assert f"{row['benchmark']} ({row['n_questions']:,} questions)" in text
+    for number in ("0.0005", "0.2114", "0.8", "1.6"):
+        assert number in text
+
+
+def test_the_summary_says_what_happened_in_two_sentences(run):
+    text = page_of(run).text
+    assert (
+        "Switching off 32 neurons (1.2 % of the 2,560 scored) moves accuracy on “culture” from "
+        "95.1 to 54.4 %; three random sets of the same size move it to 94.7 %. That is a clearer "
+        "drop than random neurons cause (p = 0.0005); among the other benchmarks, "
+        f"“{ODD}” moves most, by \N{MINUS SIGN}1.7 points."
+    ) in text
+
+
+def test_the_summary_claims_nothing_that_was_not_measured(run):
+    table = run.table.copy()
+    table.loc[table["condition"] == "general", "p_value"] = 0.31
+    assert (
+        "not clearly larger than what random neurons cause (p = 0.31)"
+        in page_of(replace(run, table=table)).text
+    )
+    alone = run.table[run.table["condition"] != "random"].assign(p_value=float("nan"))
+    text = page_of(replace(run, table=alone)).text
+    assert "random neurons were not tried" in text
+    assert "was not measured" in text
+    doubled = replace(run, settings={**run.settings, "factor": 2.0})
+    assert "Multiplying by 2 the activations of 32 neurons" in page_of(doubled).text
+
+
+def test_tables_of_neurons_layers_cultures_and_settings(run):
+    text = page_of(run).text
+    assert "The top 20 of 32 neurons" in text
+    best = run.general.to_frame().iloc[0]
+    score = run.scores["cultural"].total("mlp.hook_post")[best["layer"], best["neuron"]]
+    assert f"{score:.3g}" in text
+    assert "Culture-general neurons per layer" in text
+    for setting in ("general.mlp_top", "0123456789ab", "versions.torch", "2.13.0", "0 to 2"):
+        assert setting in text
+    for culture in CULTURES:
+        assert culture in text
+
+
+def test_figures_have_words_for_those_who_cannot_see_them(run):
+    plots = [tag for tag in page_of(run).all("div") if tag.get("role") == "img"]
+    assert len(plots) == 5
+    said = [unescape(plot["aria-label"] or "") for plot in plots]
+    assert "culture, general: 54.4 %" in said[0]
+    assert "layer 0: 8, layer 1: 8" in said[1]
+    assert "change their own culture by \N{MINUS SIGN}30.0 and the others by +1.5" in said[3]
+
+
+def test_how_to_reproduce_is_python_that_compiles(run, embedded):
+    for each in (run, embedded):
+        source = source_of(each)
+        lines = unescape(re.findall(r"<pre><code>(.*?)</code></pre>", source, re.S)[0])
+        compile(lines, "reproduce", "exec")
+        assert "run.report()" in lines
+    assert "ct.load_model()" in lines
+
+
+def test_only_the_embedded_model_is_graded(run, embedded):
+    assert "planted" not in page_of(run).text
+    text = page_of(embedded).text
+    assert "Culture neurons of the embedded model (atlas)" in text
+    assert "no evidence about where large models keep culture" in text
+    assert f"Graded against the {len(answer_key('general'))} planted" in text
+    assert "AUROC" in text
+
+
+def test_a_set_equal_to_the_key_has_a_perfect_grade(embedded):
+    key = answer_key("general")
+    found = NeuronSet.of(key.neurons, shapes=embedded.general.shapes)
+    text = page_of(replace(embedded, general=found)).text
+    assert "precision 1.00, recall 1.00, F1 1.00" in text
+
+
+def test_a_run_that_found_nothing_has_a_page(run):
+    nothing = replace(
+        run,
+        general=NeuronSet.of({}, shapes=run.general.shapes),
+        specific={},
+        effects=pd.DataFrame(),
+    )
+    page = page_of(nothing)
+    assert "No culture-general neuron was found." in page.text
+    assert "No culture-specific neurons were tested." in page.text
+
+
+# --- a real browser -------------------------------------------------------------------------------
+
+
+def hovered(page, figure: str, *, x: float, y: float) -> tuple[str, ...]:
+    """What the first panel of a figure says where it is pointed at, line by line."""
+    panel = page.locator(f"{figure} .nsewdrag").first
+    panel.scroll_into_view_if_needed()
+    box = panel.bounding_box()
+    page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    lines = page.locator(f"{figure} .hoverlayer .hovertext .line")
+    lines.first.wait_for(timeout=5000)
+    return tuple(lines.all_text_contents())
+
+
+@pytest.mark.browser
+def test_a_browser_draws_every_figure_without_a_network(run):
+    chromium = shutil.which("chromium")
+    assert chromium, "This test needs Chromium; install it with: apt-get install -y chromium"
+    path = write_report(run, run.out / "report.html")
+    said, asked = [], []
+
+    def answer(route):
+        if Path(route.request.url.removeprefix("file://")) == path:
+            route.continue_()
+        else:
+            asked.append(route.request.url)
+            route.abort()
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        try:
+            page = browser.new_page(viewport={"width": 1100, "height": 900})
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.route("**/*", answer)
+            page.goto(path.as_uri())
+            plots = page.locator(".js-plotly-plot")
+            page.wait_for_function(
+                "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 15"
+            )
+            assert plots.count() == 5
+            assert all(plot.locator(".main-svg").count() == 3 for plot in plots.all())
+            ticks = page.locator("#cultures-change .xtick text").all_text_contents()
+            assert ticks == list(CULTURES)
+            assert page.locator("#comparison .bars .point").count() == 6
+            assert hovered(page, "#general-neurons", x=4 / 512, y=0.1) == (
+                "mlp.hook_post, layer 3",
+                "1 selected: 7",
+            )
+            assert hovered(page, "#cultures-change", x=0.5, y=0.2)[:2] == (
+                f"masked: {ODD} (9 neurons)",
+                "tested: Iran (36 prompts)",
+            )
+        finally:
+            browser.close()
+    assert said == []
+    assert asked == []
