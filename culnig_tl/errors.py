@@ -38,4 +38,5 @@ def check_choice(name: str, value: object, known: Iterable[str]) -> None:
     """
     known = tuple(known)
     if value not in known:
-        raise InvalidInputError(f"{name} is {value!r}; choose one of {', '.join(map(repr, known))}.")
+        choices = ", ".join(map(repr, known))
+        raise InvalidInputError(f"{name} is {value!r}; choose one of {choices}.")

@@ -1,10 +1,10 @@
 """Files are written whole or not at all: into ``NAME.part`` first, renamed when complete."""
 
 import json
-from errno import EISDIR
-from os import strerror
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EISDIR
+from os import strerror
 from pathlib import Path
 from typing import Any
 

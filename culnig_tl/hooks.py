@@ -119,12 +119,8 @@ def last_logits(
     model: HookedModel, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch vocab"]:
     """Logits at the last position of left-padded prompts; only that position is unembedded."""
-    n_layers = model.cfg.n_layers
-    fwd_hooks = [(hook_name("hook_resid_post", n_layers - 1), _keep_last_position)]
-    if model.cfg.dtype == torch.float64:
-        scores = [hook_name("attn.hook_attn_scores", layer) for layer in range(n_layers)]
-        fwd_hooks += [(name, _within_float32) for name in scores]
-    with model.hooks(fwd_hooks=fwd_hooks):
+    last_block = hook_name("hook_resid_post", model.cfg.n_layers - 1)
+    with model.hooks(fwd_hooks=[(last_block, _keep_last_position)]):
         return model(tokens, attention_mask=mask.long())[:, -1]
 
 
@@ -149,9 +145,7 @@ def _multipliers(
     return multipliers
 
 
-def _scale(
-    activation: Tensor, hook: object, *, multiplier: Tensor, positions: Positions
-) -> Tensor:
+def _scale(activation: Tensor, hook: object, *, multiplier: Tensor, positions: Positions) -> Tensor:
     shaped = multiplier.to(activation).view(activation.shape[2:])
     if positions == "all":
         return activation * shaped
@@ -160,8 +154,3 @@ def _scale(
 
 def _keep_last_position(residual: Tensor, hook: object) -> Tensor:
     return residual[:, -1:]
-
-
-def _within_float32(attention_scores: Tensor, hook: object) -> Tensor:
-    """A bridge takes the softmax in float32, where float64's mask value would become NaN."""
-    return attention_scores.clamp(min=torch.finfo(torch.float32).min)

@@ -59,8 +59,8 @@ def load_model(
     Raises:
         MissingFileError: no such folder, a folder that cannot be read, or a name that the hub and
             the local cache do not have.
-        InvalidInputError: ``backend="hooked"`` for an architecture that cannot be converted, or an
-            unknown backend or dtype.
+        InvalidInputError: ``backend="hooked"`` for an architecture that cannot be converted,
+            float64 on a bridge, or an unknown backend or dtype.
 
     Example:
         >>> load_model("atlas").cfg.n_layers
@@ -82,7 +82,7 @@ def load_model(
         ) from error
     model = _with_hooks(hf_model, tokenizer, source, backend, device, _DTYPES[dtype])
     model.cfg.model_name = "atlas" if name == "atlas" else Path(source).name
-    _read_as_transformers(model, tokenizer)
+    _read_as_transformers(model, AutoTokenizer.from_pretrained(source))
     return model.eval().requires_grad_(False)
 
 
@@ -111,8 +111,8 @@ def _source(name: str | Path) -> str:
     )
     if looks_like_folder and not _is_readable(folder.expanduser() / "config.json"):
         raise MissingFileError(
-            f"{folder} is no model folder: it has no config.json that can be read; give a folder that "
-            "save_pretrained wrote, with config.json, weights and tokenizer."
+            f"{folder} is no model folder: it has no config.json that can be read; give a folder "
+            "that save_pretrained wrote, with config.json, weights and tokenizer."
         )
     return str(folder.expanduser()) if looks_like_folder else str(name)
 
@@ -186,6 +186,12 @@ def _hooked(
 def _bridge(
     hf_model: PreTrainedModel, tokenizer: Any, source: str, device: str, dtype: torch.dtype
 ) -> TransformerBridge:
+    """A bridge around ``hf_model``; transformers takes norms and attention in float32 at most."""
+    if dtype == torch.float64:
+        raise InvalidInputError(
+            f"{source} cannot run in float64 as a TransformerBridge, whose attention is float32; "
+            "take dtype='float32', or backend='hooked' where the architecture allows it."
+        )
     return TransformerBridge.boot_transformers(
         source,
         hf_model=hf_model.to(device),  # pyright: ignore[reportArgumentType]
@@ -196,7 +202,10 @@ def _bridge(
 
 
 def _read_as_transformers(model: HookedModel, tokenizer: Any) -> None:
-    """Text becomes the tokens that transformers makes of it; TransformerLens would add a BOS."""
+    """Text becomes the tokens that transformers makes of it; TransformerLens would add a BOS.
+
+    The tokenizer is a fresh one: a bridge changes the one that it is given.
+    """
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.tokenizer = tokenizer

@@ -109,6 +109,7 @@ def questions(rows: Dataset | pd.DataFrame | Iterable[Mapping[str, Any]]) -> Dat
         ...                 "options": [" tea", " rice"], "answer": " rice", "culture": "China"}]))
         1
     """
+    records: list[Any]
     if isinstance(rows, Dataset):
         records = rows.to_list()
     elif isinstance(rows, pd.DataFrame):
@@ -194,7 +195,8 @@ def _read_frame(path: Path) -> pd.DataFrame:
     }
     if path.suffix not in readers:
         raise InvalidInputError(
-            f"{path.name} ends in {path.suffix!r}; rows are read from {', '.join(readers)}."
+            f"{path.name} ends in {path.suffix!r}; "
+            "rows are read from .csv, .json, .jsonl or .parquet."
         )
     try:
         return readers[path.suffix](path)
@@ -246,17 +248,17 @@ def _fault(row: Mapping[str, Any]) -> str | None:
     wrong = [name for name in _TEXT_COLUMNS if not isinstance(row.get(name, "") or "", str)]
     if wrong:
         return f"{', '.join(wrong)} must be text"
-    options = row["options"]
-    if isinstance(options, str | Mapping) or not isinstance(options, Iterable):
+    if isinstance(row["options"], str | Mapping) or not isinstance(row["options"], Iterable):
         return "options must be a list of texts"
+    options = list(row["options"])
     if not all(isinstance(option, str) for option in options):
         return "options must be a list of texts"
     if not row["id"] or not row["prompt"]:
         return "id and prompt must not be empty"
     if len(set(options)) < len(options):
         return "options repeat"
-    if row["answer"] not in list(options):
-        return f"answer {row['answer']!r} is not among the options {list(options)}"
+    if row["answer"] not in options:
+        return f"answer {row['answer']!r} is not among the options {options}"
     return None
 
 

@@ -122,9 +122,12 @@ class NeuronScores:
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["culnig_tl"])
-                values = {site: file.get_tensor(site) for site in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+                names = file.keys()  # safe_open is no dict: it cannot be iterated
+                values = {site: file.get_tensor(site) for site in names}
             return cls(
-                values={site: values[site] for site in header["source"].get("sites", sorted(values))},
+                values={
+                    site: values[site] for site in header["source"].get("sites", sorted(values))
+                },
                 cultures=tuple(header["cultures"]),
                 n_questions=header["n_questions"],
                 n_prompts=tuple(header["n_prompts"]),

@@ -253,8 +253,10 @@ def _z_scores(
     rank: Float[Tensor, "neuron"], by_culture: Float[Tensor, "culture neuron"]
 ) -> Float[Tensor, "neuron"]:
     """How far one culture lies above the mean of all, in population standard deviations."""
-    deviation = by_culture.std(0, correction=0)
-    z = (rank - by_culture.mean(0)) / deviation
+    exact = by_culture.double()
+    mean = exact.mean(0)
+    deviation = (exact - mean).square().mean(0).sqrt()
+    z = (rank - mean) / deviation
     return torch.where(deviation == 0, 0.0, z)
 
 

@@ -21,9 +21,18 @@ COMMANDS = ("demo", "run", "score", "select", "evaluate")
 @pytest.fixture
 def rows_file(tmp_path: Path) -> Path:
     """Eight of the embedded model's questions as a csv file."""
-    frame = ct.load_benchmark("atlas", split="identify", limit=8).to_pandas()
-    frame["options"] = [json.dumps(list(options)) for options in frame["options"]]
-    path = tmp_path / "rows.csv"
+    return _csv(tmp_path / "rows.csv", "atlas")
+
+
+@pytest.fixture
+def control_file(tmp_path: Path) -> Path:
+    """The same eight without their question."""
+    return _csv(tmp_path / "control.csv", "atlas-control")
+
+
+def _csv(path: Path, benchmark: str) -> Path:
+    frame = pd.DataFrame(ct.load_benchmark(benchmark, split="identify", limit=8).to_list())
+    frame["options"] = [json.dumps(options) for options in frame["options"]]
     frame.to_csv(path, index=False)
     return path
 
@@ -70,10 +79,12 @@ def test_score_select_and_evaluate_agree_with_the_library(rows_file: Path, tmp_p
     assert len(answers_file.read_text(encoding="utf-8").splitlines()) == 1 + len(rows)
 
 
-def test_run_writes_everything_that_a_run_has(rows_file: Path, tmp_path: Path) -> None:
+def test_run_writes_everything_that_a_run_has(
+    rows_file: Path, control_file: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     code, shown = invoke(
-        *("run", "atlas", "--cultural", rows_file, "--control", "atlas-control:identify"),
+        *("run", "atlas", "--cultural", rows_file, "--control", control_file),
         *("--recognition", "atlas-countries:identify", "--benchmark", f"mine={rows_file}"),
         *("--out", out, "--n-random", 2, "--quiet"),
     )

@@ -18,6 +18,7 @@ from culnig_tl.errors import UnwritableError
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.pipeline import Run
 from culnig_tl.report import write_report
+from culnig_tl.scores import NeuronScores
 
 ODD = "<b>Ü & </script>"
 CULTURES = (ODD, "Iran", "Azerbaijan")
@@ -63,8 +64,6 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def run(tmp_path) -> Run:
-    from culnig_tl.scores import NeuronScores
-
     generator = torch.Generator().manual_seed(0)
     shapes = {"mlp.hook_post": (4, 512), "attn.hook_q": (4, 128)}
 
@@ -180,7 +179,7 @@ def test_the_page_needs_nothing_from_elsewhere(run):
     assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
     policy = page.all("meta")[2]
     assert policy["http-equiv"] == "Content-Security-Policy"
-    assert policy["content"].startswith("default-src 'none'")
+    assert str(policy["content"]).startswith("default-src 'none'")
 
 
 def test_an_unwritable_place_is_one_sentence_and_leaves_nothing(run):

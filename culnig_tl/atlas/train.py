@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,6 +107,9 @@ def plant(settings: Settings) -> PlantedSets:
 
 def build_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """An untrained model with every matrix scaled to its fan-in."""
+    special_tokens: dict[str, Any] = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+    }
     model = AutoModelForCausalLM.from_config(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -117,9 +121,7 @@ def build_model(settings: Settings, tokenizer: PreTrainedTokenizerFast) -> Llama
             max_position_embeddings=512,
             rms_norm_eps=1e-5,
             tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            **special_tokens,
         ),
         attn_implementation="eager",
     )

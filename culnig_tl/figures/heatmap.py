@@ -179,12 +179,15 @@ def _panel_grid(panels: Sequence[_Panel], title: str) -> go.Figure:
         zeroline=False,
     )
     for i, panel in enumerate(panels):
-        at = {"row": i // 2 + 1, "col": i % 2 + 1}
+        row, column = i // 2 + 1, i % 2 + 1
         lowest = i + 2 >= len(panels)
         figure.update_xaxes(
-            range=[0, int(panel.edges[-1])], title_text="neuron" if lowest else None, **at
+            range=[0, int(panel.edges[-1])],
+            title_text="neuron" if lowest else None,
+            row=row,
+            col=column,
         )
-        figure.update_yaxes(range=[-0.5, len(panel.amounts) - 0.5], **at)
+        figure.update_yaxes(range=[-0.5, len(panel.amounts) - 0.5], row=row, col=column)
     return figure
 
 

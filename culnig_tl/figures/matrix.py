@@ -101,7 +101,7 @@ def _fields(
     """Every field of every pair, NaN where a pair is not given."""
     grids = [
         effects.pivot_table(index="masked", columns="tested", values=field, sort=False)
-        .reindex(index=masked, columns=tested)
+        .reindex(index=list(masked), columns=list(tested))
         .to_numpy(float)
         for field in _EFFECTS
     ]

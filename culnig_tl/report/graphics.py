@@ -1,5 +1,7 @@
 """The figures of the page, each with a caption and with words for those who cannot see it."""
 
+from typing import Literal
+
 import pandas as pd
 
 from culnig_tl import figures
@@ -58,6 +60,21 @@ def cultures(run: Run) -> str:
     heading = "Cultures against cultures"
     if run.effects.empty:
         return section(heading, paragraph("No culture-specific neurons were tested."))
+    measures: tuple[tuple[Literal["change", "probability_change"], str, str], ...] = (
+        (
+            "change",
+            "accuracy change in points",
+            f"{words.intervention(run)} the neurons found for one culture (row) changes accuracy "
+            "on every culture (column). Red is a drop; outlined cells are a culture's effect on "
+            "itself.",
+        ),
+        (
+            "probability_change",
+            "change of the mean probability of the answer",
+            "The same for the mean probability of the right answer, which moves before accuracy "
+            "does.",
+        ),
+    )
     plots = [
         figure(
             figures.culture_matrix(run.effects, value=value),
@@ -65,21 +82,7 @@ def cultures(run: Run) -> str:
             says=f"Matrix of cultures, {unit}. {_own_and_others(run.effects, value)}",
             caption=caption,
         )
-        for value, unit, caption in (
-            (
-                "change",
-                "accuracy change in points",
-                f"{words.intervention(run)} the neurons found for one culture (row) changes "
-                "accuracy on every culture (column). Red is a drop; outlined cells are a culture's "
-                "effect on itself.",
-            ),
-            (
-                "probability_change",
-                "change of the mean probability of the answer",
-                "The same for the mean probability of the right answer, which moves before "
-                "accuracy does.",
-            ),
-        )
+        for value, unit, caption in measures
     ]
     return section(heading, *plots)
 

@@ -96,7 +96,7 @@ def top_neurons(run: Run) -> str:
 def layers(run: Run) -> str:
     """Culture-general neurons by layer and site."""
     counts = run.general.per_layer()
-    rows = [(layer, *map(int, row), int(row.sum())) for layer, row in counts.iterrows()]
+    rows = [(n, *line, sum(line)) for n, line in enumerate(counts.to_numpy(dtype=int).tolist())]
     header = ["Layer", *map(str, counts.columns), "all"]
     return section("Culture-general neurons per layer", plain_table(header, rows)) if rows else ""
 
@@ -106,14 +106,14 @@ def culture_specific(run: Run) -> str:
     if not run.specific:
         return ""
     own = {
-        row.masked: row
-        for row in run.effects.itertuples()
-        if row.masked == row.tested  # a culture's neurons and its own questions
+        row["masked"]: row
+        for row in run.effects.to_dict("records")
+        if row["masked"] == row["tested"]  # a culture's neurons and its own questions
     }
     rows = []
     for culture, neurons in run.specific.items():
         change, probability = (
-            (own[culture].change, own[culture].probability_change)
+            (own[culture]["change"], own[culture]["probability_change"])
             if culture in own
             else (float("nan"), float("nan"))
         )
@@ -194,7 +194,7 @@ def _grades(run: Run) -> str:
     )
 
 
-def _interval(row: Mapping[str, Any], name: str, form: str) -> str:
+def _interval(row: Mapping[Any, Any], name: str, form: str) -> str:
     value, low, high = (number(row[f"{name}{end}"], form) for end in ("", "_low", "_high"))
     return f"{value} [{low}, {high}]"
 
