@@ -14,7 +14,7 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev test lint types atlas bench notebooks clean
+.PHONY: help quickstart install dev browser test lint types atlas bench notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,7 +27,15 @@ install: $(VENV)/.installed ## the package from the lock into .venv
 
 dev: $(VENV)/.installed-dev ## the same .venv with what tests and notebooks need
 
-test: lint types ## lint, types and tests
+# Debian's name of Chromium; elsewhere put any Chromium on the PATH under that name.
+browser: ## Chromium for the browser tests, by apt where it is missing
+	@command -v chromium >/dev/null || { \
+		echo "browser: installing chromium by apt"; \
+		if [ "$$(id -u)" = 0 ]; then as_root=; else as_root=sudo; fi; \
+		$$as_root apt-get update -qq && $$as_root apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	} || { echo "The browser tests need a command named chromium; install Chromium and try again."; exit 1; }
+
+test: lint types browser ## lint, types and tests
 	@echo "test: pytest"
 	@$(RUN) -m pytest
 
@@ -41,7 +49,7 @@ types: dev ## pyright (on Python 3.11 or newer: the newest pandas and its stubs 
 		echo "types: pyright"; $(RUN) -m pyright; \
 	else echo "types: left out on Python 3.10, whose pandas has other types"; fi
 
-atlas: install ## retrain the embedded model and verify it (about 15 minutes on 2 cores)
+atlas: install ## retrain the embedded model and verify it (about 20 minutes on one core)
 	@echo "atlas: training the embedded model"
 	@$(RUN) -m culnig_tl.atlas.train --out culnig_tl/atlas/assets
 	@echo "atlas: verifying it"

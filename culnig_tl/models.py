@@ -208,7 +208,10 @@ def _read_as_transformers(model: HookedModel, tokenizer: Any) -> None:
     """
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.tokenizer = tokenizer
+    if isinstance(model, TransformerBridge):
+        model._tokenizer = tokenizer  # the setter would wire in a BOS again
+    else:
+        model.tokenizer = tokenizer
     model.cfg.tokenizer_prepends_bos = len(tokenizer.encode("")) > 0
     model.cfg.default_prepend_bos = model.cfg.tokenizer_prepends_bos
 
