@@ -14,7 +14,7 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev browser test lint types atlas bench notebooks clean
+.PHONY: help quickstart install dev browser test lint types atlas bench notebooks figure clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +64,9 @@ bench: dev ## time and memory of the method (tests/benchmarks)
 notebooks: dev ## execute notebooks/*.ipynb and render them to build/notebooks/*.html
 	@echo "notebooks: executing and rendering to build/notebooks"
 	@PLOTLY_RENDERER=notebook $(RUN) -m nbconvert --log-level=WARN --to html --execute --output-dir build/notebooks notebooks/*.ipynb
+
+figure: dev browser ## draw the figure of README.md from runs/demo
+	@$(RUN) .github/figure.py
 
 clean: ## remove build products and caches (.venv and runs stay)
 	@echo "clean: removing build products and caches"
