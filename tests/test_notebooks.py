@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, holds what it teaches, and is committed without outputs."""
+"""Every notebook runs to its end, holds what it teaches, and is committed without outputs."""
 
 from pathlib import Path
 
