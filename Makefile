@@ -38,6 +38,8 @@ browser: ## Chromium for the browser tests, by apt where it is missing
 test: lint types browser ## lint, types and tests
 	@echo "test: pytest"
 	@$(RUN) -m pytest
+	@echo "test: the examples in the docstrings"
+	@$(RUN) -m pytest -q --doctest-modules culnig_tl
 
 lint: dev ## ruff: rules and format
 	@echo "lint: ruff"

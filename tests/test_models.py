@@ -10,9 +10,11 @@ import torch
 from reference import NaiveLlama, PlainTransformers, max_error
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from culnig_tl.benchmarks import atlas
 from culnig_tl.errors import InvalidInputError, MissingFileError, UnknownNameError
-from culnig_tl.hooks import site_shape
+from culnig_tl.hooks import last_logits, site_shape
 from culnig_tl.models import load_model, model_fingerprint
+from culnig_tl.questions import batches, questions
 
 IDS = [1, 50, 60, 70, 80, 90]
 
@@ -222,3 +224,15 @@ def test_a_fingerprint_changes_with_any_single_weight(folders):
             flat[index] += 0.5
             seen.add(model_fingerprint(model))
     assert len(seen) == 1 + 3 * 4
+
+
+# ---------------------------------------------------------------- the embedded model
+
+
+def test_the_embedded_model_is_the_same_on_both_backends():
+    rows = questions(atlas.cultural("test")[::48])
+    hooked, bridge = (load_model("atlas", backend=backend) for backend in ("hooked", "bridge"))
+    (batch,) = batches(hooked, rows)
+    found = [last_logits(model, batch.tokens, batch.mask) for model in (hooked, bridge)]
+    assert max_error(*found) < 1e-4
+    assert hooked.cfg.model_name == bridge.cfg.model_name == "atlas"
