@@ -147,7 +147,7 @@ def results() -> pd.DataFrame:
 @pytest.fixture
 def embedded(run) -> Run:
     return replace(
-        run, settings={**run.settings, "model": {"name": "assets", "fingerprint": "f" * 12}}
+        run, settings={**run.settings, "model": {"name": "atlas", "fingerprint": "f" * 12}}
     )
 
 
@@ -241,6 +241,8 @@ def test_the_summary_claims_nothing_that_was_not_measured(run):
     text = page_of(replace(run, table=alone)).text
     assert "random neurons were not tried" in text
     assert "was not measured" in text
+    still = run.table.assign(change=0.0)
+    assert "; no other benchmark moves." in page_of(replace(run, table=still)).text
     doubled = replace(run, settings={**run.settings, "factor": 2.0})
     assert "Multiplying by 2 the activations of 32 neurons" in page_of(doubled).text
 

@@ -1,23 +1,21 @@
 """What a run found, in plain words."""
 
-from pathlib import Path
-
 import pandas as pd
 
-from culnig_tl.atlas import ASSETS, answer_key
+from culnig_tl.atlas import answer_key
 from culnig_tl.pipeline import Run
 from culnig_tl.report.page import number
 
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _CLEAR_P = 0.05
+_VISIBLE_POINTS = 0.05
 
 
 def is_embedded(run: Run) -> bool:
     """Whether the run is one of the embedded model, whose culture neurons are known."""
-    name = Path(run.settings["model"]["name"]).name
     shapes = answer_key("general").shapes
     mlp_shapes = [shape for site, shape in run.general.shapes.items() if site.startswith("mlp.")]
-    return name in ("atlas", ASSETS.name) and mlp_shapes == list(shapes.values())
+    return run.settings["model"]["name"] == "atlas" and mlp_shapes == list(shapes.values())
 
 
 def model_name(run: Run) -> str:
@@ -72,6 +70,8 @@ def _comparison(run: Run) -> str:
     others = run.table[(run.table["condition"] == "general") & (run.table["benchmark"] != first)]
     if others.empty or others["change"].isna().all():
         return f"{verdict}."
+    if others["change"].abs().max() < _VISIBLE_POINTS:
+        return f"{verdict}; no other benchmark moves."
     most = others.loc[others["change"].abs().idxmax()]
     return (
         f"{verdict}; among the other benchmarks, “{most['benchmark']}” moves most, by "
