@@ -185,6 +185,16 @@ class NeuronSet:
         )
 
 
+def neuron_id(site: str, layer: int, neuron: int) -> str:
+    """The name of a neuron in figures, cards and pages: layer, site, neuron.
+
+    Example:
+        >>> neuron_id("mlp.hook_post", 3, 17)
+        'L3.mlp.hook_post.17'
+    """
+    return f"L{layer}.{site}.{neuron}"
+
+
 def by_site(neurons: Iterable[tuple[str, int, int]]) -> dict[str, list[Neuron]]:
     """(site, layer, neuron) grouped by site, sites in order of first appearance."""
     grouped: dict[str, list[Neuron]] = {}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.neurons import NeuronSet
+from culnig_tl.neurons import NeuronSet, neuron_id
 
 SHAPES = {"mlp.hook_post": (3, 8), "attn.hook_q": (3, 4)}
 
@@ -108,6 +108,11 @@ def test_scores_follow_their_neurons_best_first():
     assert frame[["layer", "neuron"]].to_numpy()[0].tolist() == [1, 2]
     unscored = NeuronSet.of({"attn.hook_q": [(0, 0)]}).to_frame()
     assert unscored["score"].isna().all()
+
+
+def test_a_neuron_has_one_name_whoever_lists_it():
+    neurons = NeuronSet.of({"mlp.hook_post": [(3, 17)], "attn.hook_q": [(0, 1)]})
+    assert [neuron_id(*neuron) for neuron in neurons] == ["L3.mlp.hook_post.17", "L0.attn.hook_q.1"]
 
 
 @pytest.mark.parametrize("neuron", [(-1, 0), (0, -1)])
