@@ -22,7 +22,7 @@ from transformer_lens import HookedTransformer, loading_from_pretrained
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from culnig_tl.atlas import ASSETS
+from culnig_tl.atlas import EMBEDDED
 from culnig_tl.errors import InvalidInputError, MissingFileError, check_choice
 from culnig_tl.hooks import HookedModel
 
@@ -81,7 +81,7 @@ def load_model(
             "with config.json, weights and tokenizer, or the name of a model on the hub."
         ) from error
     model = _with_hooks(hf_model, tokenizer, source, backend, device, _DTYPES[dtype])
-    model.cfg.model_name = "atlas" if name == "atlas" else Path(source).name
+    model.cfg.model_name = str(name) if name in EMBEDDED else Path(source).name
     _read_as_transformers(model, AutoTokenizer.from_pretrained(source))
     return model.eval().requires_grad_(False)
 
@@ -103,8 +103,8 @@ def model_fingerprint(model: HookedModel) -> str:
 
 def _source(name: str | Path) -> str:
     """What transformers is asked for; folders are checked before it sees them."""
-    if name == "atlas":
-        return str(ASSETS)
+    if name in EMBEDDED:
+        return str(EMBEDDED[str(name)])
     folder = Path(name)
     looks_like_folder = (
         isinstance(name, Path) or folder.is_dir() or name.startswith((".", "/", "~"))

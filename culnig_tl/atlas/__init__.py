@@ -12,9 +12,11 @@ from culnig_tl.errors import UnknownNameError
 from culnig_tl.files import read_json
 from culnig_tl.neurons import NeuronSet
 
-__all__ = ["ASSETS", "CULTURES", "KIN", "answer_key"]
+__all__ = ["ASSETS", "CULTURES", "EMBEDDED", "KIN", "answer_key"]
 
 ASSETS = Path(__file__).parent / "assets"
+EMBEDDED = {"atlas": ASSETS}
+"""The folder of each embedded model, by the name that `load_model` takes."""
 
 
 def answer_key(name: str, *, verified: bool = False) -> NeuronSet:
