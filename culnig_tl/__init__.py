@@ -15,7 +15,7 @@ from culnig_tl.atlas import answer_key
 from culnig_tl.attribution import attribute, gradient_x_activation
 from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import CulnigError
-from culnig_tl.evaluation import compare, culture_effects, evaluate
+from culnig_tl.evaluation import accuracy_by, compare, culture_effects, evaluate
 from culnig_tl.hooks import DEFAULT_SITES, PAPER_SITES, scaled_neurons
 from culnig_tl.models import load_model
 from culnig_tl.neurons import NeuronSet
@@ -33,6 +33,7 @@ __all__ = [
     "NeuronScores",
     "NeuronSet",
     "Run",
+    "accuracy_by",
     "answer_key",
     "attribute",
     "batches",

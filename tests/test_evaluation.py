@@ -5,10 +5,20 @@ import pandas as pd
 import pytest
 import reference
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from reference import PlainTransformers
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import compare, culture_effects, evaluate, summarise
+from culnig_tl.evaluation import (
+    accuracy_by,
+    alignment,
+    compare,
+    culture_effects,
+    evaluate,
+    summarise,
+)
+from culnig_tl.evaluation.bootstrap import interval, p_values_of_drop, resampled_means
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import questions
 
@@ -59,10 +69,102 @@ def test_evaluation_leaves_no_hook(loaded, rows, n_hooks):
         assert n_hooks(model) == before
 
 
+def test_options_are_ranked_by_what_plain_transformers_says(folders, loaded, rows):
+    """Probabilities of all options, the rank of the answer, and the best option as prediction."""
+    model = loaded(2, "hooked", "float32")
+    frame = evaluate(model, rows, mode="options", token_budget=30)
+    plain = PlainTransformers(folders[2], torch.float32)
+    for row, found in zip(rows, frame.to_dict("records"), strict=True):
+        with torch.no_grad():
+            likely = plain.logits(model.tokenizer(row["prompt"])["input_ids"]).softmax(0)
+        chances = {
+            option: float(likely[model.tokenizer.encode(option, add_special_tokens=False)[0]])
+            for option in row["options"]
+        }
+        assert found["probabilities"] == pytest.approx(list(chances.values()), rel=1e-4)
+        ranked = sorted(chances, key=lambda option: -chances[option])
+        assert found["rank"] == 1 + ranked.index(row["answer"])
+        assert found["prediction"] == ranked[0]
+        assert found["correct"] == (ranked[0] == row["answer"])
+    pd.testing.assert_series_equal(evaluate(model, rows)["rank"], frame["rank"])
+
+
+def test_rows_may_differ_in_their_number_of_options(model, rows):
+    fewer = [
+        {**row, "options": [row["answer"]] if n % 2 else row["options"]}
+        for n, row in enumerate(rows)
+    ]
+    frame = evaluate(model, questions(fewer), mode="options")
+    assert [len(values) for values in frame["probabilities"]] == [3, 1] * 3
+    assert frame["correct"][1::2].all()
+    assert (frame["rank"][1::2] == 1).all()
+
+
+def test_an_option_of_several_tokens_has_no_probability_and_cannot_be_the_best(model, rows):
+    longer = questions([{**row, "options": [*row["options"], " two words"]} for row in rows])
+    frame = evaluate(model, longer)
+    assert all(np.isnan(values[-1]) for values in frame["probabilities"])
+    pd.testing.assert_series_equal(frame["rank"], evaluate(model, rows)["rank"])
+    with pytest.raises(InvalidInputError, match="' two words'"):
+        evaluate(model, longer, mode="options")
+
+
+def test_an_unknown_mode_lists_the_known_ones(model, rows, as_for_a_user):
+    with pytest.raises(InvalidInputError, match="'argmax', 'options'"):
+        evaluate(model, rows, mode="best")  # pyright: ignore[reportArgumentType]
+
+
+# ---------------------------------------------------------------- answers on a scale
+
+
+@given(st.data())
+def test_alignment_is_the_published_formula(data):
+    low = data.draw(st.integers(0, 1))
+    high = data.draw(st.integers(low + 1, 10))
+    gold, said = (data.draw(st.integers(low, high)) for _ in range(2))
+    options = [str(number) for number in range(low, high + 1)]
+    farthest = max(abs(low - gold), abs(high - gold))
+    expected = 100 * (1 - abs(said - gold) / farthest)
+    assert alignment(str(said), str(gold), options) == pytest.approx(expected)
+    assert alignment(f" {said}", str(gold), options) == pytest.approx(expected)
+    assert alignment(str(high + 1), str(gold), options) == 0.0
+
+
+@pytest.mark.parametrize("said", ["", "often", "-1", "1.5", "²", "1 or 2", "99"])
+def test_no_number_in_range_aligns_with_nothing(said):
+    assert alignment(said, "1", ["0", "1", "2"]) == 0.0
+
+
+def test_a_scale_without_numbers_is_refused():
+    with pytest.raises(InvalidInputError, match="whole numbers"):
+        alignment("1", "A", ["A", "B"])
+
+
+def test_values_are_measured_by_alignment_and_nothing_else_is(model, rows):
+    scale = ["1", "2", "3", "4"]
+    asked = [{**row, "options": scale, "answer": "2"} for row in rows]
+    values = [{**row, "benchmark": "worldvaluesbench"} for row in asked]
+    frame = evaluate(model, questions(values), mode="options")
+    expected = [alignment(said, "2", scale) for said in frame["prediction"]]
+    assert frame["alignment"].tolist() == expected
+    assert evaluate(model, questions(asked), mode="options")["alignment"].isna().all()
+    conditions = {"original": None, "general": NEURONS}
+    table = compare(
+        model,
+        {"values": questions(values), "other": questions(asked)},
+        conditions,
+        mode="options",
+        progress=False,
+    )
+    assert table["measure"].tolist() == ["alignment"] * 2 + ["accuracy"] * 2
+    units = frame.groupby(["id", "culture"])["alignment"].mean()
+    assert table["accuracy"][0] == pytest.approx(units.mean())
+
+
 # ---------------------------------------------------------------- summaries
 
 
-def answers_of(condition, correct, *, n_neurons=1, draw=0, probability=None, ids=None):
+def answers_of(condition, correct, *, n_neurons=1, draw=0, probability=None, ids=None, factor=0.0):
     """One prompt a question."""
     n = len(correct)
     return pd.DataFrame(
@@ -73,6 +175,7 @@ def answers_of(condition, correct, *, n_neurons=1, draw=0, probability=None, ids
             "condition": condition,
             "draw": draw,
             "n_neurons": n_neurons,
+            "factor": float(factor),
             "correct": np.asarray(correct, dtype=bool),
             "probability": np.asarray(correct if probability is None else probability, dtype=float),
         }
@@ -192,6 +295,92 @@ def test_conditions_on_different_questions_are_not_compared():
         summary(first, answers_of("random", ORIGINAL, ids=others))
 
 
+def test_each_factor_is_held_against_random_neurons_of_the_same_factor():
+    table = summary(
+        answers_of("original", ORIGINAL, n_neurons=0, factor=1.0),
+        answers_of("general", SLIGHTLY),
+        answers_of("random", ORIGINAL),
+        answers_of("general ×2", SLIGHTLY, factor=2.0),
+        answers_of("random ×2", SLIGHTLY, factor=2.0),
+        answers_of("layer-matched ×2", CLEARLY, factor=2.0),
+    )
+    assert table["factor"].tolist() == [1.0, 0.0, 0.0, 2.0, 2.0, 2.0]
+    assert table.loc["general", "p_value"] < 0.5
+    assert table.loc["general ×2", "p_value"] > 0.99
+    assert np.isnan(table.loc["general", "p_layer_matched"])
+    assert table.loc["general ×2", "p_layer_matched"] > 0.99
+    for name in ("random", "random ×2", "layer-matched ×2"):
+        assert np.isnan(table.loc[name, "p_value"])
+
+
+def test_the_rank_among_random_sets_is_a_permutation_p_value():
+    sets = [answers_of("random", [True] * k + [False] * (60 - k), draw=k) for k in range(30, 39)]
+    for correct, as_low in ((20, 0), (34, 5), (60, 9)):
+        general = answers_of("general", [True] * correct + [False] * (60 - correct))
+        table = summary(general, *sets)
+        assert table.loc["general", "p_sets"] == pytest.approx((1 + as_low) / (1 + len(sets)))
+
+
+def test_the_interval_of_a_change_is_that_of_the_paired_differences():
+    table = summary(answers_of("original", ORIGINAL, n_neurons=0), answers_of("general", CLEARLY))
+    found = table.loc["general"].to_dict()
+    differences = [100.0 * (a - b) for a, b in zip(CLEARLY, ORIGINAL, strict=True)]
+    low, high = reference.bootstrap_interval(differences, draws=2000, seed=1)
+    assert (found["change_low"], found["change_high"]) == pytest.approx((low, high), abs=1.7)
+    assert found["change"] == pytest.approx(np.mean(differences))
+    original = table.loc["original"].to_dict()
+    assert (original["change_low"], original["change_high"]) == (0.0, 0.0)
+
+
+def test_accuracy_by_culture_is_the_mean_of_its_questions(model, rows):
+    frame = evaluate(model, rows, mode="options")
+    found = accuracy_by(frame, "culture").set_index("culture")
+    assert found.index.tolist() == ["B", "A", "C"]
+    assert found["n_prompts"].tolist() == [2, 3, 1]
+    assert found["n_questions"].tolist() == [2, 2, 1]
+    for culture in found.index:
+        units = frame[frame["culture"] == culture].groupby("id")["correct"].mean()
+        assert found.loc[culture, "accuracy"] == pytest.approx(100 * units.mean())
+    both = accuracy_by(frame, ["culture", "topic"])
+    assert len(both) == 4
+    with pytest.raises(InvalidInputError, match="no column nonsense"):
+        accuracy_by(frame, "nonsense")
+
+
+# ---------------------------------------------------------------- what the bootstrap promises
+
+
+def test_an_interval_holds_the_true_mean_in_95_of_100_data_sets():
+    """500 data sets of 200 questions each, whose true accuracy is 70 % and whose true mean
+    probability is 1/3."""
+    generator = np.random.default_rng(5)  # not the seed of the draws themselves
+    correct = (generator.random((200, 500)) < 0.7).astype(float)
+    probability = generator.beta(1, 2, size=(200, 500))
+    for values, truth in ((correct, 0.7), (probability, 1 / 3)):
+        low, high = interval(resampled_means(values))
+        # 500 data sets know 95 % to about one percent
+        assert np.mean((low <= truth) & (truth <= high)) == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize("n_sets", [1, 10])
+def test_p_values_are_uniform_where_there_is_no_difference(n_sets):
+    """Two conditions with the same chance on each of 1,000 questions, easy and hard ones: a
+    p-value below any level is as frequent as that level."""
+    generator = np.random.default_rng(n_sets)
+    n, n_trials = 1000, 500
+    difficulty = generator.random((n, n_trials))  # of a question, the same for both
+    answers = [(generator.random((n, n_trials)) < difficulty).astype(float) for _ in range(2)]
+    for _ in range(n_sets - 1):
+        answers[1] += generator.random((n, n_trials)) < difficulty
+    p_values = p_values_of_drop(resampled_means(answers[0]), resampled_means(answers[1] / n_sets))
+    # Kolmogorov's 1 % level for 500 values is 1.63 / sqrt(500)
+    ordered = np.sort(p_values)
+    expected = (np.arange(n_trials) + 0.5) / n_trials
+    assert np.abs(ordered - expected).max() < 1.63 / np.sqrt(n_trials)
+    # a binomial of 500 tries at 5 % has a standard deviation of one percent
+    assert np.mean(p_values < 0.05) == pytest.approx(0.05, abs=0.025)
+
+
 # ---------------------------------------------------------------- whole tables
 
 
@@ -218,6 +407,25 @@ def test_compare_holds_the_means_of_evaluate(model, rows):
             assert row["accuracy"] == pytest.approx(100 * units["correct"].mean())
             assert row["probability"] == pytest.approx(units["probability"].mean())
             assert row["n_neurons"] == len(sets[0] or ())
+
+
+def test_conditions_may_have_factors_of_their_own(model, rows):
+    table = compare(
+        model,
+        {"tiny": rows},
+        {"original": None, "off": NEURONS, "twice": NEURONS},
+        factor={"twice": 2.0},
+        progress=False,
+    ).set_index("condition")
+    assert table["factor"].tolist() == [1.0, 0.0, 2.0]
+    for name, factor in (("off", 0.0), ("twice", 2.0)):
+        frame = evaluate(model, rows, neurons=NEURONS, factor=factor)
+        units = frame.groupby(["id", "culture"])["probability"].mean()
+        assert table.loc[name, "probability"] == pytest.approx(units.mean())
+    with pytest.raises(InvalidInputError, match="factor for half"):
+        compare(model, {"tiny": rows}, {"original": None}, factor={"half": 0.5})
+    with pytest.raises(InvalidInputError, match="0 benchmarks"):
+        compare(model, {}, {"original": None})
 
 
 def test_culture_effects_equal_direct_evaluation(model, rows):
