@@ -338,9 +338,9 @@ def test_accuracy_by_culture_is_the_mean_of_its_questions(model, rows):
     assert found.index.tolist() == ["B", "A", "C"]
     assert found["n_prompts"].tolist() == [2, 3, 1]
     assert found["n_questions"].tolist() == [2, 2, 1]
-    for culture in found.index:
+    for culture, accuracy in found["accuracy"].items():
         units = frame[frame["culture"] == culture].groupby("id")["correct"].mean()
-        assert found.loc[culture, "accuracy"] == pytest.approx(100 * units.mean())
+        assert accuracy == pytest.approx(100 * units.mean())
     both = accuracy_by(frame, ["culture", "topic"])
     assert len(both) == 4
     with pytest.raises(InvalidInputError, match="no column nonsense"):
