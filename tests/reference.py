@@ -3,7 +3,7 @@
 Nothing here is shared with the package. Two twins of a model stand in for its two backends:
 
 * ``NaiveLlama`` is Llama written out in float64, one head and one position at a time. It is the
-  witness of HookedTransformer, which computes in float64 but for its rotary table.
+  witness of HookedTransformer, which computes in float64 where it is asked to.
 * ``PlainTransformers`` is transformers' own LlamaForCausalLM with module hooks. It is the witness
   of TransformerBridge; transformers rounds norms and attention to float32 inside a float64 model,
   so the two twins agree to about 1e-5 only.
@@ -94,9 +94,8 @@ class NaiveLlama:
         turned = []
         for position, vector in enumerate(vectors):
             angles = [position * self.theta ** (-2 * j / self.d_head) for j in range(half)]
-            # TransformerLens keeps cosines rounded to float32, also in a float64 model
-            cos = torch.tensor([math.cos(angle) for angle in angles], dtype=torch.float32).double()
-            sin = torch.tensor([math.sin(angle) for angle in angles], dtype=torch.float32).double()
+            cos = torch.tensor([math.cos(angle) for angle in angles], dtype=torch.float64)
+            sin = torch.tensor([math.sin(angle) for angle in angles], dtype=torch.float64)
             first, second = vector[:half], vector[half:]
             turned.append(torch.cat([first * cos - second * sin, second * cos + first * sin]))
         return torch.stack(turned)
