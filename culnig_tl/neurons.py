@@ -1,15 +1,18 @@
 """A set of neurons, by site: what selection returns, interventions take and files keep."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from culnig_tl.hooks import HookedModel
 
 _FORMAT = "culnig_tl.NeuronSet"
 _VERSION = 1
@@ -169,6 +172,43 @@ class NeuronSet:
             shapes={site: (shape[0], shape[1]) for site, shape in content["shapes"].items()},
             source=content["source"],
         )
+
+    def to_culnig_json(
+        self,
+        path: str | Path,
+        *,
+        model_name: str = "",
+        dataset_ids: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Write the set for the authors' code (see ``culnig_json``), whole or not at all.
+
+        Args:
+            path: the file.
+            model_name: the model's name on the hub, which the authors' code keeps with the set.
+            dataset_ids: question ids by data set, which that code leaves out of its test.
+
+        Raises:
+            InvalidInputError: a site that has no name there.
+        """
+        from culnig_tl.culnig_json import write_neurons
+
+        write_neurons(self, path, model_name=model_name, dataset_ids=dataset_ids)
+
+    @classmethod
+    def from_culnig_json(cls, path: str | Path, model: "HookedModel") -> "NeuronSet":
+        """Read a set that the authors' code wrote (see ``culnig_json``).
+
+        Args:
+            path: the file.
+            model: the model it belongs to, which tells the parts of fused layers apart.
+
+        Raises:
+            MissingFileError: there is no such file.
+            InvalidInputError: the file holds no neurons, or neurons that this model does not have.
+        """
+        from culnig_tl.culnig_json import read_neurons
+
+        return read_neurons(path, model)
 
     def _score_of(self) -> dict[tuple[str, int, int], float]:
         return {

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -24,6 +24,9 @@ from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError, MissingFileError, UnknownNameError
 from culnig_tl.files import replacing
+
+if TYPE_CHECKING:
+    from culnig_tl.hooks import HookedModel
 
 _FORMAT = "culnig_tl.NeuronScores"
 _VERSION = 1
@@ -137,6 +140,45 @@ class NeuronScores:
             raise InvalidInputError(
                 f"{path} holds no neuron scores; give a file that NeuronScores.save wrote."
             ) from error
+
+    def to_culnig_json(
+        self, path: str | Path, *, dataset: str = "blend", ids: Iterable[str] | None = None
+    ) -> None:
+        """Write the scores for the authors' code (see ``culnig_json``), whole or not at all.
+
+        The file is an order of magnitude larger than that of ``save``.
+
+        Args:
+            path: the file.
+            dataset: what that code calls the data set: ``"blend"``, ``"blendcontrol"``,
+                ``"countryrc"``.
+            ids: the distinct question ids; without them they are numbered, which is enough for
+                that code's selection.
+
+        Raises:
+            InvalidInputError: a site that has no name there, or a number of ids that is not
+                ``n_questions``.
+        """
+        from culnig_tl.culnig_json import write_scores
+
+        write_scores(self, path, dataset=dataset, ids=ids)
+
+    @classmethod
+    def from_culnig_json(cls, path: str | Path, model: "HookedModel") -> "NeuronScores":
+        """Read scores that the authors' code wrote (see ``culnig_json``); ``n_prompts`` is 0, since
+        the file does not say.
+
+        Args:
+            path: the file.
+            model: the model it belongs to, which tells the parts of fused layers apart.
+
+        Raises:
+            MissingFileError: there is no such file.
+            InvalidInputError: the file holds no scores, or not those of every neuron of a module.
+        """
+        from culnig_tl.culnig_json import read_scores
+
+        return read_scores(path, model)
 
 
 class ScoreAccumulator:

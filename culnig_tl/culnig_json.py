@@ -1,0 +1,312 @@
+"""Files of the authors' code (arXiv 2510.08284, repository ynklab/CULNIG), read and written.
+
+A neuron is named ``{module}_{layer}_{neuron}``, e.g. ``mlp.gate_proj_12_345``:
+
+| their module | our site |
+|---|---|
+| mlp.gate_proj, mlp.up_proj | mlp.hook_pre, mlp.hook_pre_linear |
+| self_attn.q_proj, k_proj, v_proj | attn.hook_q, attn.hook_k, attn.hook_v |
+| mlp.gate_up_proj (fused, phi-4) | first half mlp.hook_pre, second half mlp.hook_pre_linear |
+| self_attn.qkv_proj (fused, phi-4) | queries, then keys, then values |
+
+Their own files name the parts of fused layers apart, as for every other model; both ways are read,
+the parts are written. ``mlp.hook_post`` has no name of theirs and is written as ``mlp.up_proj``: in
+a gated MLP without bias the output is linear in ``up``, so that score, suppression and enhancement
+are the same there.
+
+*Scores* are sums over questions by country, not yet divided by ``N(D)``, which is the number of ids
+under ``dataset_ids``. *Neurons* are a list with module, layer, neuron and score.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from culnig_tl.errors import InvalidInputError, MissingFileError
+from culnig_tl.files import read_json, replacing, write_json
+from culnig_tl.hooks import HookedModel, site_shape
+from culnig_tl.models import model_fingerprint
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.scores import NeuronScores
+
+_SITES = {
+    "mlp.gate_proj": "mlp.hook_pre",
+    "mlp.up_proj": "mlp.hook_pre_linear",
+    "self_attn.q_proj": "attn.hook_q",
+    "self_attn.k_proj": "attn.hook_k",
+    "self_attn.v_proj": "attn.hook_v",
+}
+_FUSED = {
+    "mlp.gate_up_proj": ("mlp.hook_pre", "mlp.hook_pre_linear"),
+    "self_attn.qkv_proj": ("attn.hook_q", "attn.hook_k", "attn.hook_v"),
+}
+_MODULES = {site: module for module, site in _SITES.items()} | {"mlp.hook_post": "mlp.up_proj"}
+_KEY = re.compile(r"(.+)_(\d+)_(\d+)")
+_INDENT = " " * 4
+
+
+def read_neurons(path: str | Path, model: HookedModel) -> NeuronSet:
+    """The set in a file of the authors'; ``model`` tells the parts of fused layers apart.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InvalidInputError: the file holds no neurons, or neurons that this model does not have.
+    """
+    content = read_json(path)
+    listed = content.get("top_neurons") if isinstance(content, dict) else content
+    if not isinstance(listed, list):
+        raise InvalidInputError(
+            f"{path} has no list 'top_neurons'; give a file of neurons from the authors' code."
+        )
+    places = _Places(model)
+    scores: dict[tuple[str, int, int], float] = {}
+    for entry in listed:
+        module, layer, neuron, score = _listed(entry, path)
+        scores[places.of(module, layer, neuron)] = score
+    shapes = {site: site_shape(model, site) for site in {site for site, _, _ in scores}}
+    source = {key: content[key] for key in ("model_name", "dataset_ids") if key in content}
+    return NeuronSet.of(
+        {site: [place[1:] for place in scores if place[0] == site] for site in shapes},
+        scores=scores,
+        shapes=shapes,
+        source={"kind": "from the authors' JSON", **source},
+    )
+
+
+def write_neurons(
+    neurons: NeuronSet,
+    path: str | Path,
+    *,
+    model_name: str = "",
+    dataset_ids: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Write a set for the authors' code, best score first; without scores all are 0."""
+    modules = _modules_of(neurons.sites)
+    listed = neurons.to_frame().fillna({"score": 0.0})
+    write_json(
+        path,
+        {
+            "model_name": model_name or neurons.source.get("model_name", ""),
+            "dataset_ids": dict(dataset_ids or neurons.source.get("dataset_ids", {})),
+            "top_neurons": [
+                {
+                    "module_name": modules[row["site"]],
+                    "layer_idx": row["layer"],
+                    "neuron_idx": row["neuron"],
+                    "attribute_score": row["score"],
+                }
+                for row in listed.to_dict("records")
+            ],
+        },
+    )
+
+
+def read_scores(path: str | Path, model: HookedModel) -> NeuronScores:
+    """The scores in a file of the authors', divided by ``N(D)`` as ours are.
+
+    Memory: about twice the size of the file.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InvalidInputError: the file holds no scores, or not those of every neuron of a module.
+    """
+    if not Path(path).is_file():
+        raise MissingFileError(f"There is no file {path}; check the path.")
+    try:
+        content = json.loads(
+            Path(path).read_text(encoding="utf-8"), object_pairs_hook=_numbers_or_dict
+        )
+        found, ids = dict(content["neuron_scores"]), content["dataset_ids"]
+        cultures = next(iter(found.values()))[0]
+        n_questions = sum(len(set(each)) for each in ids.values())
+        if n_questions == 0:
+            raise ValueError("no question ids")
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, IndexError) as error:
+        raise InvalidInputError(
+            f"{path} holds no scores with 'neuron_scores' and 'dataset_ids'; give a file that the "
+            "authors' calc_neuron_score.py wrote."
+        ) from error
+    sums = _filled(found, cultures, _Places(model), path)
+    return NeuronScores(
+        values={site: torch.from_numpy(s / n_questions).float() for site, s in sums.items()},
+        cultures=cultures,
+        n_questions=n_questions,
+        n_prompts=(0,) * len(cultures),
+        source={
+            "sites": list(sums),
+            "method": "gradient_x_activation",
+            "pool": "max",
+            "padding": "zero",
+            "clamp": any("control" in name for name in ids),
+            "weight": "probability",
+            "model": model_fingerprint(model),
+            "data": "the authors' JSON",
+            "dataset_ids": ids,
+        },
+    )
+
+
+def write_scores(
+    scores: NeuronScores,
+    path: str | Path,
+    *,
+    dataset: str = "blend",
+    ids: Iterable[str] | None = None,
+) -> None:
+    """Write scores as the authors' code does, one number a line.
+
+    Raises:
+        InvalidInputError: sites without a name of theirs, or a number of ids that is not ``N(D)``.
+    """
+    modules = _modules_of(scores.sites)
+    listed = _ids(scores, dataset, ids)
+    with replacing(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write(f'{{\n{_INDENT}"neuron_scores": {{')
+        separator = "\n"
+        for key, values in _sums(scores, modules):
+            file.write(separator)
+            _write_one(file, key, scores.cultures, values)
+            separator = ",\n"
+        rest = json.dumps(listed, indent=4, ensure_ascii=False).replace("\n", f"\n{_INDENT}")
+        file.write(f'\n{_INDENT}}},\n{_INDENT}"total_probabilities_per_country": {{}},\n')
+        file.write(f'{_INDENT}"dataset_ids": {rest}\n}}\n')
+
+
+class _Places:
+    """(site, layer, neuron) of the authors' (module, layer, neuron) in one model."""
+
+    def __init__(self, model: HookedModel) -> None:
+        self._model = model
+        self._shapes: dict[str, tuple[int, int]] = {}
+
+    def shape(self, site: str) -> tuple[int, int]:
+        if site not in self._shapes:
+            self._shapes[site] = site_shape(self._model, site)
+        return self._shapes[site]
+
+    def of(self, module: str, layer: int, neuron: int) -> tuple[str, int, int]:
+        index = neuron
+        for site in _FUSED.get(module, (_SITES[module],) if module in _SITES else ()):
+            n_layers, width = self.shape(site)
+            if layer < n_layers and index < width:
+                return site, layer, index
+            index -= width
+        raise InvalidInputError(
+            f"{module}_{layer}_{neuron} is no neuron of this model; the modules are "
+            f"{', '.join((*_SITES, *_FUSED))}, and a file must belong to the model it is read with."
+        )
+
+
+def _listed(entry: Any, path: str | Path) -> tuple[str, int, int, float]:
+    """Module, layer, neuron and score of one entry: an object, or a key without a score."""
+    try:
+        if isinstance(entry, str):
+            return *_parsed(entry), 0.0
+        return (
+            str(entry["module_name"]),
+            int(entry["layer_idx"]),
+            int(entry["neuron_idx"]),
+            float(entry.get("attribute_score", 0.0)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"{path} lists {entry!r}, which is no neuron; it needs module_name, layer_idx and "
+            "neuron_idx, or a key such as mlp.gate_proj_12_345."
+        ) from error
+
+
+def _parsed(key: str) -> tuple[str, int, int]:
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise InvalidInputError(
+            f"{key!r} is no neuron; a neuron's key looks like mlp.gate_proj_12_345."
+        )
+    return match[1], int(match[2]), int(match[3])
+
+
+def _numbers_or_dict(pairs: list[tuple[str, Any]]) -> Any:
+    """An object of numbers becomes its names and one array, which takes a tenth of the memory."""
+    if pairs and all(isinstance(value, float | int) for _, value in pairs):
+        names, values = zip(*pairs, strict=True)
+        return names, np.array(values, dtype=float)
+    return dict(pairs)
+
+
+def _filled(
+    found: Mapping[str, Any], cultures: tuple[str, ...], places: _Places, path: str | Path
+) -> dict[str, Float[np.ndarray, "culture layer neuron"]]:
+    """Sums by site, out of sums by key."""
+    sums: dict[str, np.ndarray] = {}
+    for key, (names, values) in found.items():
+        if names != cultures:
+            raise InvalidInputError(
+                f"{path} has the countries {', '.join(names)} for {key} and {', '.join(cultures)} "
+                "elsewhere; every neuron needs the same ones."
+            )
+        site, layer, neuron = places.of(*_parsed(key))
+        if site not in sums:
+            sums[site] = np.full((len(cultures), *places.shape(site)), np.nan)
+        sums[site][:, layer, neuron] = values
+    for site, values in sums.items():
+        if missing := int(np.isnan(values[0]).sum()):
+            raise InvalidInputError(
+                f"{path} lacks {missing:,} of the {values[0].size:,} neurons of {site}; give the "
+                "whole file, and the model that it belongs to."
+            )
+    return sums
+
+
+def _modules_of(sites: Iterable[str]) -> dict[str, str]:
+    """The authors' module of each site."""
+    modules = {site: _MODULES[site] for site in sites if site in _MODULES}
+    if unknown := [site for site in sites if site not in _MODULES]:
+        raise InvalidInputError(
+            f"The authors' files have no name for {', '.join(unknown)}; they know "
+            f"{', '.join(_MODULES)}."
+        )
+    if len(set(modules.values())) < len(modules):
+        raise InvalidInputError(
+            "mlp.hook_post and mlp.hook_pre_linear are both written as mlp.up_proj; "
+            "leave one of them out."
+        )
+    return modules
+
+
+def _ids(scores: NeuronScores, dataset: str, ids: Iterable[str] | None) -> dict[str, list[str]]:
+    """``dataset_ids``, whose number is ``N(D)``; without ids they are numbered from 1."""
+    if ids is None and "dataset_ids" in scores.source:
+        return dict(scores.source["dataset_ids"])
+    listed = (
+        list(dict.fromkeys(ids))
+        if ids is not None
+        else [str(number) for number in range(1, scores.n_questions + 1)]
+    )
+    if len(listed) != scores.n_questions:
+        raise InvalidInputError(
+            f"There are {len(listed)} distinct ids for scores of {scores.n_questions} questions; "
+            "give the ids of the rows that were scored."
+        )
+    return {dataset: listed}
+
+
+def _sums(scores: NeuronScores, modules: Mapping[str, str]) -> Iterator[tuple[str, list[float]]]:
+    """Each neuron's key with its sum over the questions of every culture."""
+    for site, module in modules.items():
+        for layer in range(scores.shapes[site][0]):
+            sums = scores.values[site][:, layer].double().T * scores.n_questions
+            for neuron, values in enumerate(sums.tolist()):
+                yield f"{module}_{layer}_{neuron}", values
+
+
+def _write_one(file: TextIO, key: str, cultures: Sequence[str], values: list[float]) -> None:
+    lines = ",\n".join(
+        f"{_INDENT * 3}{json.dumps(culture, ensure_ascii=False)}: {value!r}"
+        for culture, value in zip(cultures, values, strict=True)
+    )
+    file.write(f'{_INDENT * 2}"{key}": {{\n{lines}\n{_INDENT * 2}}}')
