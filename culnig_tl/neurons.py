@@ -1,5 +1,6 @@
 """A set of neurons, by site: what selection returns, interventions take and files keep."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,6 +234,25 @@ def neuron_id(site: str, layer: int, neuron: int) -> str:
         'L3.mlp.hook_post.17'
     """
     return f"L{layer}.{site}.{neuron}"
+
+
+def parse_neuron_id(name: str) -> tuple[str, int, int]:
+    """(site, layer, neuron) of a name that ``neuron_id`` gave.
+
+    Raises:
+        InvalidInputError: the name has another form.
+
+    Example:
+        >>> parse_neuron_id("L3.mlp.hook_post.17")
+        ('mlp.hook_post', 3, 17)
+    """
+    parts = re.fullmatch(r"L(\d+)\.(.+)\.(\d+)", name, re.ASCII)
+    if parts is None:
+        raise InvalidInputError(
+            f"{name!r} is no neuron; write layer, site and number as in 'L3.mlp.hook_post.17'."
+        )
+    layer, site, neuron = parts.groups()
+    return site, int(layer), int(neuron)
 
 
 def by_site(neurons: Iterable[tuple[str, int, int]]) -> dict[str, list[Neuron]]:

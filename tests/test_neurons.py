@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.neurons import NeuronSet, neuron_id
+from culnig_tl.neurons import NeuronSet, neuron_id, parse_neuron_id
 
 SHAPES = {"mlp.hook_post": (3, 8), "attn.hook_q": (3, 4)}
 
@@ -113,6 +113,17 @@ def test_scores_follow_their_neurons_best_first():
 def test_a_neuron_has_one_name_whoever_lists_it():
     neurons = NeuronSet.of({"mlp.hook_post": [(3, 17)], "attn.hook_q": [(0, 1)]})
     assert [neuron_id(*neuron) for neuron in neurons] == ["L3.mlp.hook_post.17", "L0.attn.hook_q.1"]
+
+
+@pytest.mark.parametrize("neuron", [("mlp.hook_post", 3, 17), ("attn.hook_q", 0, 0)])
+def test_a_name_leads_back_to_its_neuron(neuron):
+    assert parse_neuron_id(neuron_id(*neuron)) == neuron
+
+
+@pytest.mark.parametrize("name", ["", "L3.17", "3.mlp.hook_post.17", "L3.mlp.hook_post.x"])
+def test_a_name_of_another_form_is_refused(name):
+    with pytest.raises(InvalidInputError, match=r"is no neuron; write .* 'L3\.mlp\.hook_post\.17'"):
+        parse_neuron_id(name)
 
 
 @pytest.mark.parametrize("neuron", [(-1, 0), (0, -1)])
