@@ -17,6 +17,7 @@ from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import CulnigError
 from culnig_tl.evaluation import accuracy_by, compare, culture_effects, evaluate
 from culnig_tl.hooks import DEFAULT_SITES, PAPER_SITES, scaled_neurons
+from culnig_tl.inspection import NeuronCard, inspect_neuron, inspect_neurons
 from culnig_tl.models import load_model
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.pipeline import Run, culnig
@@ -30,6 +31,7 @@ __all__ = [
     "PAPER_SITES",
     "Batch",
     "CulnigError",
+    "NeuronCard",
     "NeuronScores",
     "NeuronSet",
     "Run",
@@ -47,6 +49,8 @@ __all__ = [
     "grade",
     "grade_scores",
     "gradient_x_activation",
+    "inspect_neuron",
+    "inspect_neurons",
     "load_benchmark",
     "load_model",
     "questions",

@@ -1,0 +1,140 @@
+"""Tokens coloured by a number each: escaped HTML without scripts.
+
+The text stands on the page exactly as the model read it. A character that byte-level BPE spread
+over several tokens is shown once, with the numbers of all its tokens. Tokens stay inline, without
+boxes or margins, so that right-to-left text keeps its order and joined scripts stay joined.
+
+Every colour is a share of ``limit``, the same for all prompts that are to be compared: orange above
+zero, blue below, clear at zero. The colours are translucent and read on light and on dark pages.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from culnig_tl.errors import InvalidInputError
+
+_ABOVE, _BELOW = "230,159,0", "86,180,233"  # Okabe and Ito's orange and sky blue
+_STRONGEST = 0.62  # more would leave text illegible on dark pages
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+# An HTML file cannot hold these: parsers drop NUL and make a carriage return a newline.
+_AS_HTML = {"\r": Markup("&#13;"), "\0": "\N{SYMBOL FOR NULL}"}
+
+
+@dataclass(frozen=True)
+class Html:
+    """A piece of HTML that shows itself in Jupyter."""
+
+    source: str
+
+    def _repr_html_(self) -> str:
+        return self.source
+
+
+@dataclass(frozen=True)
+class ColouredTokens:
+    """A prompt's tokens with a number each.
+
+    Attributes:
+        tokens: text of each token; a character spread over several stands in the last of them.
+        values: number of each token.
+        unit: what the numbers are, for whoever points at a token.
+
+    Raises:
+        InvalidInputError: as many tokens as numbers are needed.
+    """
+
+    tokens: tuple[str, ...]
+    values: tuple[float, ...]
+    unit: str = "activation"
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.values):
+            raise InvalidInputError(
+                f"There are {len(self.tokens)} tokens and {len(self.values)} numbers; give one "
+                "number a token."
+            )
+
+    @property
+    def text(self) -> str:
+        """The prompt."""
+        return "".join(self.tokens)
+
+    @property
+    def limit(self) -> float:
+        """The largest absolute number."""
+        return max(map(abs, self.values), default=0.0)
+
+    def html(self, *, limit: float | None = None) -> Markup:
+        """One span a character group, in colours of a scale from ``-limit`` to ``limit``."""
+        limit = self.limit if limit is None else limit
+        spans = [self._span(start, stop, limit) for start, stop in self._groups()]
+        return Markup('<div class="tokens" dir="auto">{}</div>').format(Markup("").join(spans))
+
+    def _repr_html_(self) -> str:
+        return f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{self.html()}</div>'
+
+    def _groups(self) -> list[tuple[int, int]]:
+        """Runs of tokens that end in one with text."""
+        ends = [i + 1 for i, token in enumerate(self.tokens) if token]
+        if ends and ends[-1] < len(self.tokens):
+            ends[-1] = len(self.tokens)
+        return list(pairwise([0, *ends]))
+
+    def _span(self, start: int, stop: int, limit: float) -> Markup:
+        values = self.values[start:stop]
+        numbers = ", ".join(f"{value:.3g}" for value in values)
+        place = f"token {start}" if len(values) == 1 else f"tokens {start} to {stop - 1}"
+        return Markup('<span style="background:{}" title="{}">{}</span>').format(
+            colour(max(values, key=abs), limit),
+            f"{self.unit} {numbers}, {place}",
+            as_html("".join(self.tokens[start:stop])),
+        )
+
+
+def colour(value: float, limit: float) -> str:
+    """The CSS colour of ``value`` on the scale from ``-limit`` to ``limit``.
+
+    Example:
+        >>> colour(0.5, 1.0), colour(-9.0, 1.0)
+        ('rgba(230,159,0,0.31)', 'rgba(86,180,233,0.62)')
+    """
+    share = min(abs(value) / limit, 1.0) if limit else 0.0
+    return f"rgba({_ABOVE if value > 0 else _BELOW},{_STRONGEST * share:.3g})"
+
+
+def as_html(text: str) -> Markup:
+    """``text`` escaped, so that a page's text content is ``text`` (NUL becomes its symbol)."""
+    return Markup("").join(_AS_HTML.get(character, escape(character)) for character in text)
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """Text of each token; joined they are the decoded text.
+
+    A token that ends within a character has an empty text; the one that completes the character
+    has all of it.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> tokenizer = ct.load_model().tokenizer
+        >>> token_texts(tokenizer, tokenizer("usual tea: \u8336")["input_ids"])[-4:]
+        (' ', '', '', '\u8336')
+    """
+    texts: list[str] = []
+    start = done = 0  # the decoded window begins at start; the text up to done is in texts
+    for stop in range(1, len(ids) + 1):
+        before = _decoded(tokenizer, ids[start:done])
+        text = _decoded(tokenizer, ids[start:stop])[len(before) :]
+        if text.endswith(_INCOMPLETE) and stop < len(ids):
+            texts.append("")
+            continue
+        texts.append(text)
+        start, done = done, stop
+    return tuple(texts)
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

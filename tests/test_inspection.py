@@ -1,0 +1,530 @@
+"""Cards: every number has a witness of its own, and a prompt is shown as the model read it."""
+
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.sync_api import sync_playwright
+from reference import PlainTransformers, max_error, question_score, suppressed, trace
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel
+
+from culnig_tl.attribution import attribute
+from culnig_tl.errors import InvalidInputError, UnknownNameError, UnwritableError
+from culnig_tl.inspection import ColouredTokens, inspect_neuron, inspect_neurons, token_texts
+from culnig_tl.inspection.directions import logit_effects, output_direction
+from culnig_tl.inspection.tokens import as_html, colour
+from culnig_tl.models import load_model
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.questions import label_tokens, questions
+
+SITES = ("mlp.hook_post", "attn.hook_q", "attn.hook_k", "attn.hook_v")
+NEURON = ("mlp.hook_post", 1, 17)
+WHERE = {"site": NEURON[0], "layer": NEURON[1], "neuron": NEURON[2]}
+
+
+@pytest.fixture(scope="module")
+def card(loaded, rows):
+    return inspect_neuron(loaded(), rows, **WHERE, top=4)
+
+
+@pytest.fixture(scope="module")
+def twin(folders):
+    return PlainTransformers(folders[2])
+
+
+@pytest.fixture(scope="module")
+def traces(twin, loaded, rows):
+    """Each prompt alone, in plain transformers: P, activations and gradients."""
+    tokenizer = loaded().tokenizer
+    label = label_tokens(tokenizer, rows["answer"])
+    prompts = [tokenizer(row["prompt"])["input_ids"] for row in rows]
+    return [
+        (ids, label[answer], trace(twin, ids, label[answer]))
+        for ids, answer in zip(prompts, rows["answer"], strict=True)
+    ]
+
+
+# --- numbers, each against prompts run one by one in plain transformers ---------------------------
+# transformers rounds norms and attention to float32 inside a float64 model: 1e-5 is that rounding.
+
+
+def own(trace, name):
+    site, layer, neuron = NEURON
+    return [position[neuron] for position in getattr(trace, name)[site, layer]]
+
+
+def test_activations_are_those_at_text_tokens(card, traces):
+    """The first token is the BOS; it is coloured, but it is no text."""
+    text = [own(seen, "activation")[1:] for _, _, seen in traces]
+    assert (
+        max_error(torch.tensor(card.questions["highest"]), torch.tensor(list(map(max, text))))
+        < 1e-5
+    )
+    assert (
+        max_error(torch.tensor(card.questions["lowest"]), torch.tensor(list(map(min, text)))) < 1e-5
+    )
+    everywhere = np.concatenate(text)
+    assert card.limit == pytest.approx(np.abs(everywhere).max(), rel=1e-5)
+    counts = [
+        ((everywhere >= low) & (everywhere < high)).sum()
+        for low, high in zip(
+            card.histogram["low"] - 1e-6, card.histogram["high"] - 1e-6, strict=True
+        )
+    ]
+    counts[-1] += 1  # the last bin holds its upper end
+    assert card.histogram["tokens"].tolist() == counts
+
+
+def test_scores_are_the_method_s(card, traces):
+    expected = [question_score(seen, NEURON) for _, _, seen in traces]
+    assert max_error(torch.tensor(card.questions["score"]), torch.tensor(expected)) < 1e-5
+
+
+def test_a_drop_is_a_real_ablation(card, twin, traces):
+    off = suppressed([NEURON])
+    for (ids, answer, seen), row in zip(traces, card.questions.to_dict("records"), strict=True):
+        ablated = torch.softmax(twin.logits(ids, off), 0)[answer].item()
+        assert row["probability"] == pytest.approx(seen.probability, abs=1e-6)
+        assert row["probability_off"] == pytest.approx(ablated, abs=1e-6)
+        assert row["drop"] == pytest.approx(seen.probability - ablated, abs=2e-6)
+
+
+def test_an_estimate_is_the_slope_by_the_factor(card, twin, traces, rows):
+    """d P / d factor at 1, by a central difference: its error is of the order of step squared."""
+    step = 1e-3
+    for example in (*card.strongest, *card.weakest):
+        place = next(
+            i
+            for i, row in enumerate(rows)
+            if (row["id"], row["culture"], row["answer"])
+            == tuple(example.question[name] for name in ("id", "culture", "answer"))
+        )
+        ids, answer, _ = traces[place]
+        up, down = (
+            torch.softmax(twin.logits(ids, suppressed([NEURON], factor)), 0)[answer].item()
+            for factor in (1 + step, 1 - step)
+        )
+        assert example.estimate == pytest.approx((up - down) / (2 * step), abs=1e-5)
+
+
+def test_examples_are_the_extremes_one_a_question_and_culture(card, traces):
+    table = card.questions
+    assert [e.question["highest"] for e in card.strongest] == sorted(
+        table.groupby(["id", "culture"])["highest"].max(), reverse=True
+    )[:4]
+    assert [e.question["lowest"] for e in card.weakest] == sorted(
+        table.groupby(["id", "culture"])["lowest"].min()
+    )[:4]
+    for example in card.strongest:
+        ids, _, seen = min(
+            traces,
+            key=lambda t: abs(max(own(t[2], "activation")[1:]) - example.question["highest"]),
+        )
+        assert len(example.tokens.tokens) == len(ids)
+        numbers = list(example.tokens.values)
+        assert numbers == pytest.approx(own(seen, "activation"), abs=1e-5)
+
+
+def test_likeness_is_the_correlation_of_scores(card, traces):
+    """Against numpy, over all neurons of all sites."""
+    mine = [question_score(seen, NEURON) for _, _, seen in traces]
+    found = {}
+    for site in SITES:
+        for layer in range(3):
+            width = len(traces[0][2].activation[site, layer][0])
+            for neuron in range(width):
+                theirs = [question_score(seen, (site, layer, neuron)) for _, _, seen in traces]
+                if any(theirs):  # queries and keys of the first token have no gradient
+                    found[f"L{layer}.{site}.{neuron}"] = np.corrcoef(mine, theirs)[0, 1]
+    del found[card.id]
+    best = sorted(found.values(), reverse=True)[: len(card.neighbours)]
+    named = [found[name] for name in card.neighbours["neuron"]]
+    assert card.neighbours["correlation"].tolist() == pytest.approx(best, abs=1e-4)
+    assert named == pytest.approx(best, abs=1e-4)  # of nearly equal ones either may be named
+
+
+def test_a_rank_counts_the_better_neurons_of_the_pool(model, rows):
+    scores = {"cultural": attribute(model, rows, progress=False)}
+    for site, layer, neuron in (NEURON, ("attn.hook_k", 2, 3)):
+        card = inspect_neuron(model, rows, site=site, layer=layer, neuron=neuron, scores=scores)
+        (row,) = card.ranks.to_dict("records")
+        pool = [site] if site.startswith("mlp") else SITES[1:]
+        everyone = sorted(
+            (v for s in pool for v in scores["cultural"].total(s).flatten().tolist()), reverse=True
+        )
+        value = scores["cultural"].total(site)[layer, neuron].item()
+        assert (row["scores"], row["rank"], row["pool"]) == (
+            "cultural",
+            everyone.index(value) + 1,
+            len(everyone),
+        )
+        assert row["share"] == row["rank"] / row["pool"]
+
+
+def test_without_scores_the_rows_are_scored_as_attribute_does(card, model, rows):
+    value = attribute(model, rows, progress=False).total("mlp.hook_post")[1, 17].item()
+    assert card.ranks["scores"].tolist() == ["these questions"]
+    assert card.ranks["value"].item() == pytest.approx(value, rel=1e-6)
+
+
+def test_cultures_and_topics_are_means_over_prompts(card):
+    for column, table in (("culture", card.cultures), ("topic", card.topics)):
+        assert table["drop"].is_monotonic_decreasing
+        assert table["prompts"].sum() == len(card.questions)
+        for row in table.to_dict("records"):
+            group = card.questions[card.questions[column] == row[column]]
+            for name in ("highest", "score", "drop"):
+                assert row[name] == pytest.approx(group[name].mean())
+            lost = group["correct"].sum() - group["correct_off"].sum()
+            assert row["accuracy_drop"] == pytest.approx(100 * lost / len(group))
+
+
+def test_many_cards_are_the_single_ones(model, rows, card):
+    both = NeuronSet.of({NEURON[0]: [NEURON[1:]], "attn.hook_v": [(2, 5)]})
+    cards = inspect_neurons(model, rows, both, top=4)
+    assert list(cards) == ["L1.mlp.hook_post.17", "L2.attn.hook_v.5"]
+    for name in ("ranks", "histogram", "questions", "cultures", "neighbours", "promoted"):
+        pd.testing.assert_frame_equal(getattr(cards[card.id], name), getattr(card, name))
+
+
+def test_a_card_agrees_on_both_backends(either, rows, card):
+    found = inspect_neuron(either, rows, **WHERE, top=4)
+    for name in ("highest", "score", "drop"):
+        assert (
+            max_error(torch.tensor(found.questions[name]), torch.tensor(card.questions[name]))
+            < 1e-3
+        )
+    assert found.promoted["token"].tolist() == card.promoted["token"].tolist()
+
+
+def test_a_card_leaves_the_model_as_it_was(model, rows, n_hooks):
+    before = n_hooks(model)
+    inspect_neuron(model, rows, **WHERE)
+    assert n_hooks(model) == before
+
+
+def test_a_neuron_that_does_nothing_has_a_card(loaded, rows):
+    """Its gradient is 0 where W_out is: no score, no drop, no neighbour, nothing written."""
+    model = loaded(4)
+    weights = model.blocks[1].mlp.W_out
+    kept = weights[17].clone()
+    try:
+        weights[17] = 0.0
+        card = inspect_neuron(model, rows, **WHERE)
+    finally:
+        weights[17] = kept
+    assert card.neighbours.empty
+    assert (card.questions["drop"].abs() < 1e-12).all()
+    assert card.promoted["effect"].tolist() == [0.0] * 6
+    assert "None: its score is the same on every prompt." in card.fragment()
+
+
+# --- what it writes: against an intervention with the norms' division held fixed ------------------
+
+
+def save_model(hf_model, folder, tokenizer):
+    with torch.no_grad():
+        for name, weight in hf_model.named_parameters():
+            if "norm" in name or "ln_" in name:  # as they start, norms would fold in nothing
+                weight.add_(0.3 * torch.randn_like(weight))
+    hf_model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def architectures(folders, tmp_path_factory, make_tokenizer):
+    """Grouped-query Llama; GPT-2 (LayerNorm, biases); Gemma 3 (norms after blocks, 1 + weight)."""
+    root, tokenizer = tmp_path_factory.mktemp("architectures"), make_tokenizer()
+    n_ctx: Any = {"n_ctx": 32}  # as on the hub; transformers 5 no longer knows it by name
+    size: Any = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        gpt2 = GPT2LMHeadModel(
+            GPT2Config(**size, n_embd=16, n_layer=2, n_head=2, n_positions=32, **n_ctx)
+        )
+        gemma = Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                **size,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                head_dim=8,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=64,
+                sliding_window=32,
+                initializer_range=0.3,
+                pad_token_id=0,
+            )
+        )
+        return {
+            "llama": folders[2],
+            "gpt2": save_model(gpt2, root / "small", tokenizer),
+            "gemma": save_model(gemma, root / "third", tokenizer),
+        }
+
+
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
+@pytest.mark.parametrize("site", ["mlp.hook_post", "attn.hook_v"])
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("llama", "hooked"),
+        ("llama", "bridge"),
+        ("gpt2", "hooked"),
+        ("gpt2", "bridge"),
+        ("gemma", "bridge"),
+    ],
+)
+def test_an_effect_is_what_an_intervention_does_to_the_logits(architectures, name, backend, site):
+    """In the last layer on one token, with every norm dividing by 1, logits are linear in a neuron.
+
+    One token attends to itself only, so all heads read the value in full. The step of 8 keeps
+    float32 rounding of the difference below 1e-4 of it.
+    """
+    model = load_model(architectures[name], backend=backend, device="cpu")
+    last, step = model.cfg.n_layers - 1, 8.0
+    where = {"site": site, "layer": last}
+    direction, _ = output_direction(model, neuron=5, **where)
+    assert direction is not None
+    effects = logit_effects(model, direction, **where)
+
+    def move(activation, hook):
+        activation = activation.clone()
+        activation.flatten(2)[:, :, 5] += step
+        return activation
+
+    scales = [f"blocks.{last}.ln1_post.hook_scale", f"blocks.{last}.ln2_post.hook_scale"]
+    if site == "attn.hook_v":  # the MLP reads what attention writes; it is not part of the effect
+        silent = [(f"blocks.{last}.mlp.hook_post", lambda activation, hook: 0 * activation)]
+    else:
+        silent = []
+    held: list[Any] = [
+        (point, lambda scale, hook: torch.ones_like(scale))
+        for point in ("ln_final.hook_scale", *scales)
+        if point in model.hook_dict
+    ] + silent
+    with torch.no_grad(), model.hooks(fwd_hooks=held):
+        before = model(torch.tensor([[7]]))[0, -1]
+        with model.hooks(fwd_hooks=[(f"blocks.{last}.{site}", move)]):
+            after = model(torch.tensor([[7]]))[0, -1]
+    moved = (after - before) / step
+    # logits are compared up to a shift of all of them, which no probability sees
+    assert max_error(effects - effects.mean(), moved - moved.mean()) < 1e-4
+
+
+def test_promoted_tokens_are_those_of_w_out_w_u(either, rows):
+    card = inspect_neuron(either, rows, **WHERE, top=5)
+    norm = either.ln_final.w.double()
+    effects = (either.blocks[1].mlp.W_out[17].double() * norm) @ either.W_U.double()
+    order = effects.argsort(descending=True)
+    decode = either.tokenizer.decode
+    assert card.promoted["token"].tolist() == [decode([i]) for i in order[:5].tolist()]
+    assert card.demoted["token"].tolist() == [decode([i]) for i in order.flip(0)[:5].tolist()]
+    expected = [effects[i].item() for i in order[:5]]
+    assert card.promoted["effect"].tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("site", "reason"), [("attn.hook_q", "a query steers"), ("attn.hook_k", "a key")]
+)
+def test_queries_and_keys_write_nothing_and_the_card_says_so(model, rows, site, reason):
+    card = inspect_neuron(model, rows, site=site, layer=0, neuron=3)
+    assert card.promoted.empty
+    assert reason in card.direction
+    assert card.direction in card.fragment()
+
+
+def test_a_value_names_the_heads_that_read_it(loaded):
+    assert output_direction(loaded(2), site="attn.hook_v", layer=0, neuron=9)[1] == (
+        "W_O of heads 2 to 3, summed."
+    )
+    assert output_direction(loaded(4), site="attn.hook_v", layer=0, neuron=9)[1] == "W_O of head 1."
+
+
+# --- what cannot be inspected ---------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("as_for_a_user")
+def test_what_cannot_be_inspected_is_a_sentence(model, rows, loaded):
+    with pytest.raises(UnknownNameError, match=r"'mlp.hook_x' is not a site of this model; it has"):
+        inspect_neuron(model, rows, site="mlp.hook_x", layer=0, neuron=0)
+    with pytest.raises(
+        InvalidInputError, match=r"Layer 3, neuron 64 .* 3 layers of 64; count from 0"
+    ):
+        inspect_neuron(model, rows, layer=3, neuron=64)
+    with pytest.raises(InvalidInputError, match=r"^There are no rows; give at least one question"):
+        inspect_neuron(model, rows.select([]), layer=0, neuron=0)
+    queries = attribute(model, rows, sites=["attn.hook_q"], progress=False)
+    with pytest.raises(
+        InvalidInputError, match=r"'mine' do not rank .* mlp.hook_post; .* score this site"
+    ):
+        inspect_neuron(model, rows, layer=0, neuron=0, scores={"mine": queries})
+    other = attribute(loaded(4), rows, progress=False)
+    with pytest.raises(InvalidInputError, match=r"'mine' are those of another model; score this"):
+        inspect_neuron(model, rows, layer=0, neuron=0, scores={"mine": other})
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence(card, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UnwritableError):
+        card.to_html(tmp_path / "file" / "card.html")
+
+
+# --- tokens ---------------------------------------------------------------------------------------
+
+ODD = [
+    "<bos>",
+    "a<b & c>d",
+    "</script><script>alert(1)</script>",
+    "<!-- x",
+    "&amp;&lt;",
+    '"quoted\'"',
+    "\u05e9\u05dc\u05d5\u05dd \u0627\u0644\u0634\u0627\u064a",
+    "\u4e2d\u6587\u8336\u3001\ud55c\uad6d\uc5b4",
+    "\U0001f375\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "two  spaces\n\n\ttab\r\nreturn\r",
+    "\ufffd literal",
+    "e\u0301 \u0e01\u0e33 \u0928\u092e\u0938\u094d\u0924\u0947",
+    "{{ 7 * 7 }} {% raw %}",
+    "\u202eoverride",
+    "style='x' onclick=alert(1)",
+]
+
+
+class Text(HTMLParser):
+    def __init__(self, source):
+        super().__init__()
+        self.text, self.spans = "", 0
+        self.feed(source)
+        self.close()
+
+    def handle_data(self, data):
+        self.text += data
+
+    def handle_starttag(self, tag, attrs):
+        self.spans += tag == "span"
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_tokens_joined_are_the_text(model, text):
+    ids = model.tokenizer(text)["input_ids"]
+    tokens = token_texts(model.tokenizer, ids)
+    assert len(tokens) == len(ids)
+    assert "".join(tokens) == "<s>" + text
+    shown = Text(str(ColouredTokens(tokens, (0.5,) * len(ids)).html()))
+    assert shown.text == "<s>" + text
+    assert shown.spans == sum(map(bool, tokens))
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_given_back(loaded, text):
+    tokenizer = loaded().tokenizer
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert "".join(token_texts(tokenizer, ids)) == tokenizer.decode(ids)
+    assert Text(as_html(text)).text == text.replace("\0", "\N{SYMBOL FOR NULL}")
+
+
+def test_tokens_that_never_complete_a_character_are_shown_as_such(model):
+    ids = model.tokenizer("\u8336", add_special_tokens=False)["input_ids"][:2]
+    assert "".join(token_texts(model.tokenizer, ids)) == "\N{REPLACEMENT CHARACTER}"
+    shown = ColouredTokens(("tea", "", ""), (1.0, 2.0, -3.0)).html()
+    assert "activation 1, 2, -3, tokens 0 to 2" in shown
+
+
+def test_a_character_of_several_tokens_shows_the_strongest(model):
+    html = str(ColouredTokens(("a", "", "", "\u8336"), (0.0, 0.1, -0.9, 0.2)).html(limit=1.0))
+    assert html.count("<span") == 2
+    assert colour(-0.9, 1.0) in html
+    assert "activation 0.1, -0.9, 0.2, tokens 1 to 3" in html
+
+
+def test_colours_share_one_scale():
+    assert colour(0.0, 1.0).endswith(",0)")
+    assert colour(2.0, 2.0) == colour(9.0, 2.0) != colour(1.0, 2.0)
+    assert colour(1.0, 2.0).split(",")[:3] != colour(-1.0, 2.0).split(",")[:3]
+    assert colour(0.0, 0.0).endswith(",0)")
+
+
+def test_tokens_need_a_number_each():
+    with pytest.raises(
+        InvalidInputError, match="There are 2 tokens and 1 numbers; give one number"
+    ):
+        ColouredTokens(("a", "b"), (1.0,))
+
+
+# --- in a real browser ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def odd_card(loaded):
+    """A card whose prompts, ids, cultures and topics hold what breaks pages."""
+    model = loaded()
+    rows = questions(
+        [
+            {
+                "id": f"q{i} {text}",
+                "prompt": text[:18],
+                "options": [" A", " B"],
+                "answer": " A",
+                "culture": ("", "<b>Ü</b> & </style>")[i % 2],
+                "topic": text[:20],
+            }
+            for i, text in enumerate(ODD)
+        ]
+    )
+    return inspect_neuron(model, rows, **WHERE, top=len(rows)), rows
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_a_card_exactly_and_asks_for_nothing(odd_card, tmp_path, scheme):
+    card, rows = odd_card
+    path = card.to_html(tmp_path / "card.html")
+    said, asked = [], []
+
+    def answer(route):
+        if Path(route.request.url.removeprefix("file://")) == path:
+            route.continue_()
+        else:
+            asked.append(route.request.url)
+            route.abort()
+
+    chromium = shutil.which("chromium")
+    assert chromium, "This test needs Chromium; install it with: apt-get install -y chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try:
+            page = browser.new_page(color_scheme=scheme)
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.route("**/*", answer)
+            page.goto(path.as_uri())
+            examples = (*card.strongest, *card.weakest)
+            blocks = page.locator(".tokens")
+            assert blocks.count() == len(examples) == 2 * len(rows)
+            texts = blocks.evaluate_all("blocks => blocks.map(block => block.textContent)")
+            assert texts == [example.tokens.text for example in examples]
+            assert {text.removeprefix("<s>") for text in texts} == set(rows["prompt"])
+            shown = page.locator(".tokens span").count()
+            assert shown == sum(sum(map(bool, e.tokens.tokens)) for e in examples)
+            colours = page.locator(".tokens span").evaluate_all(
+                "spans => new Set(spans.map(span => getComputedStyle(span).backgroundColor)).size"
+            )
+            assert colours > 20
+            cultures = page.locator("table").nth(3).locator("tbody th").all_text_contents()
+            assert set(cultures) == {"(none named)", "<b>Ü</b> & </style>"}
+            assert page.locator("svg rect").count() == 41
+            assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+        finally:
+            browser.close()
+    assert said == []
+    assert asked == []
