@@ -4,8 +4,9 @@ The text stands on the page exactly as the model read it. A character that byte-
 over several tokens is shown once, with the numbers of all its tokens. Tokens stay inline, without
 boxes or margins, so that right-to-left text keeps its order and joined scripts stay joined.
 
-Every colour is a share of ``limit``, the same for all prompts that are to be compared: orange above
-zero, blue below, clear at zero. The colours are translucent and read on light and on dark pages.
+Every colour is a share of ``limit``, the same for all prompts that are to be compared: blue above
+zero, red below, clear at zero, as in the figures. Colours are translucent and read on light and on
+dark pages.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from markupsafe import Markup, escape
 
 from culnig_tl.errors import InvalidInputError
 
-_ABOVE, _BELOW = "230,159,0", "86,180,233"  # Okabe and Ito's orange and sky blue
+_ABOVE, _BELOW = "67,147,195", "214,96,77"  # of the figures' red to blue scale
 _STRONGEST = 0.62  # more would leave text illegible on dark pages
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 # An HTML file cannot hold these: parsers drop NUL and make a carriage return a newline.
@@ -100,7 +101,7 @@ def colour(value: float, limit: float) -> str:
 
     Example:
         >>> colour(0.5, 1.0), colour(-9.0, 1.0)
-        ('rgba(230,159,0,0.31)', 'rgba(86,180,233,0.62)')
+        ('rgba(67,147,195,0.31)', 'rgba(214,96,77,0.62)')
     """
     share = min(abs(value) / limit, 1.0) if limit else 0.0
     return f"rgba({_ABOVE if value > 0 else _BELOW},{_STRONGEST * share:.3g})"
