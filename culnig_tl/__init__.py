@@ -21,7 +21,15 @@ from culnig_tl.inspection import NeuronCard, inspect_neuron, inspect_neurons
 from culnig_tl.models import load_model
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.pipeline import Run, culnig
-from culnig_tl.questions import Batch, batches, questions, questions_from_frame, render
+from culnig_tl.questions import (
+    Batch,
+    Template,
+    batches,
+    control_of,
+    questions,
+    questions_from_frame,
+    render,
+)
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
 from culnig_tl.validation import grade, grade_scores
@@ -35,11 +43,13 @@ __all__ = [
     "NeuronScores",
     "NeuronSet",
     "Run",
+    "Template",
     "accuracy_by",
     "answer_key",
     "attribute",
     "batches",
     "compare",
+    "control_of",
     "culnig",
     "culture_effects",
     "culture_general",

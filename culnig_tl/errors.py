@@ -40,3 +40,8 @@ def check_choice(name: str, value: object, known: Iterable[str]) -> None:
     if value not in known:
         choices = ", ".join(map(repr, known))
         raise InvalidInputError(f"{name} is {value!r}; choose one of {choices}.")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error of another library, cut to what a sentence can hold."""
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

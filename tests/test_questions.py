@@ -30,6 +30,8 @@ FULL = {
     "topic": "food",
     "template": "t",
     "benchmark": "b",
+    "system": "s",
+    "question": "tea?",
 }
 
 
@@ -38,14 +40,7 @@ FULL = {
 
 def test_missing_optional_columns_become_empty():
     (row,) = questions([GOOD])
-    assert row == {
-        **GOOD,
-        "reply_prefix": "",
-        "culture": "",
-        "topic": "",
-        "template": "",
-        "benchmark": "",
-    }
+    assert row == {**dict.fromkeys(FEATURES, ""), **GOOD}
 
 
 def test_rows_keep_their_order_and_every_value():
@@ -142,7 +137,7 @@ def test_a_dataset_of_the_right_columns_is_checked_too():
 def test_a_fingerprint_changes_with_any_value():
     prints = {fingerprint(questions([FULL])), fingerprint(questions([FULL, FULL]))}
     for name in FULL:
-        value = [" A", " C"] if name == "options" else " B" if name == "answer" else "other"
+        value = {"options": [" A", " C"], "answer": " B", "question": "tea"}.get(name, "tea?!")
         prints.add(fingerprint(questions([{**FULL, name: value}])))
     assert len(prints) == 2 + len(FULL)
     assert fingerprint(questions([FULL])) == fingerprint(questions([FULL]))
@@ -173,7 +168,7 @@ def test_a_file_holds_the_rows_that_were_written(tmp_path, kind):
     # what a reader may be tempted to read as a number, a date, a gap or the end of a line
     records = [
         {**FULL, "id": "007", "culture": "NA", "topic": "2024-01-01"},
-        {**FULL, "id": "8", "prompt": 'two\nlines, "quoted"\u2028and a separator', "topic": ""},
+        {**FULL, "id": "8", "prompt": 'two\nlines, "quoted"\u2028 and tea?', "topic": ""},
     ]
     assert questions_from_frame(written(tmp_path, kind, records)).to_list() == records
 
@@ -200,7 +195,7 @@ def test_a_missing_file_and_an_unknown_kind_are_sentences(tmp_path):
     with pytest.raises(MissingFileError, match="There is no file"):
         questions_from_frame(tmp_path / "rows.csv")
     (tmp_path / "rows.xlsx").write_text("")
-    with pytest.raises(InvalidInputError, match=r"\.csv, \.json, \.jsonl or \.parquet"):
+    with pytest.raises(InvalidInputError, match=r"read from \.csv, .* or \.parquet"):
         questions_from_frame(tmp_path / "rows.xlsx")
 
 

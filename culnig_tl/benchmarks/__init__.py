@@ -4,72 +4,140 @@ One module a benchmark; this one only finds them. The embedded model's own quest
 and no network.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from datasets import Dataset
 
-from culnig_tl.benchmarks import atlas
-from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.questions import Split, questions
+from culnig_tl.benchmarks import atlas, blend
+from culnig_tl.benchmarks.cultures import culture_name
+from culnig_tl.benchmarks.sources import Loaded, Source
+from culnig_tl.errors import InvalidInputError, UnknownNameError, check_choice
+from culnig_tl.questions import Split, Template, control_of, questions
 
-_LOADERS: dict[str, Callable[[Split], list[dict[str, Any]]]] = {
+_ATLAS: dict[str, Callable[[Split], list[dict[str, Any]]]] = {
     "atlas": atlas.cultural,
     "atlas-control": atlas.control,
     "atlas-countries": atlas.countries,
     "atlas-commonsense": atlas.commonsense,
     "atlas-ordering": atlas.ordering,
 }
+_LOADERS: dict[str, Callable[[Split, Source, Sequence[Template]], Loaded]] = {
+    "blend": blend.load,
+}
+TEMPLATES: Mapping[str, tuple[Template, ...]] = {
+    "blend": blend.OWN_PROMPT,
+}
+"""The wordings that ``load_benchmark`` takes of its own accord."""
+_CONTROLS = {"blend-control": "blend"}
+BENCHMARKS = (*_ATLAS, *_LOADERS, *_CONTROLS)
 
 
 def load_benchmark(
     name: str,
     *,
     split: Split,
+    data_dir: str | Path | None = None,
     cultures: Sequence[str] | None = None,
     limit: int | None = None,
     seed: int = 0,
+    revision: str | None = None,
+    templates: Sequence[Template | str] | None = None,
 ) -> Dataset:
     """Rows of a benchmark.
 
     Args:
         name: ``"atlas"`` (culture), ``"atlas-control"`` (the same without the question),
-            ``"atlas-countries"`` (country names), ``"atlas-commonsense"`` or ``"atlas-ordering"``.
+            ``"atlas-countries"`` (country names), ``"atlas-commonsense"``, ``"atlas-ordering"``,
+            ``"blend"`` or ``"blend-control"``.
         split: ``"identify"`` to find neurons, ``"test"`` to measure them, ``"all"`` for both.
-        cultures: only these; None takes all.
+        data_dir: the folder of that benchmark's files; None fetches them from the hub.
+        cultures: only these, in any benchmark's spelling; None takes all.
         limit: at most so many rows, drawn with ``seed`` and kept in their order.
         seed: seed of the draw.
+        revision: commit, branch or tag of the hub's repository; None takes the pinned commit where
+            one is known, else the main branch. What was read stands in ``rows.info.description``.
+        templates: wordings in place of ``TEMPLATES[name]``. A text is a template of letters, or of
+            digits where it lists ``1. {option_a}``.
+
+    Returns:
+        Every question in every wording, in the schema of ``questions``.
 
     Raises:
         UnknownNameError: an unknown benchmark or culture; the known ones are listed.
-        InvalidInputError: a limit below 1.
+        MissingFileError: files that are not in ``data_dir``, or a hub out of reach.
+        InvalidInputError: a limit below 1, a record that cannot be used, or templates for atlas.
 
     Example:
         >>> load_benchmark("atlas", split="test", cultures=["Iran"], limit=3)["culture"][:]
         ['Iran', 'Iran', 'Iran']
     """
-    if name not in _LOADERS:
+    if name not in BENCHMARKS:
         raise UnknownNameError(
-            f"There is no benchmark {name!r}; the known ones are {', '.join(_LOADERS)}."
+            f"There is no benchmark {name!r}; the known ones are {', '.join(BENCHMARKS)}."
         )
-    rows = questions(_LOADERS[name](split))
+    check_choice("split", split, get_args(Split))
+    source = Source(None if data_dir is None else Path(data_dir).expanduser(), revision)
+    rows = _rows(name, split, source, templates)
     if cultures is not None:
         rows = _of_cultures(rows, cultures, name)
-    if limit is None or limit >= len(rows):
-        return rows
-    if limit < 1:
-        raise InvalidInputError(
-            f"limit is {limit}; give a number of rows from 1 up, or None for all."
-        )
-    drawn = np.random.default_rng(seed).permutation(len(rows))[:limit]
-    return rows.select(sorted(drawn.tolist()))
+    return rows if limit is None else _drawn(rows, limit, seed)
+
+
+def _rows(
+    name: str, split: Split, source: Source, templates: Sequence[Template | str] | None
+) -> Dataset:
+    if name in _ATLAS:
+        if source != Source() or templates is not None:
+            raise InvalidInputError(
+                f"{name} is part of the package, with its own wordings; "
+                "leave data_dir, revision and templates out."
+            )
+        return questions(_ATLAS[name](split))
+    asked = _CONTROLS.get(name, name)
+    loaded = _LOADERS[asked](split, source, _templates(asked, templates))
+    rows = questions(loaded.rows)
+    rows = control_of(rows) if name in _CONTROLS else rows
+    rows.info.description = f"{name}, {split}: {loaded.origin}"
+    return rows
+
+
+def _templates(name: str, given: Sequence[Template | str] | None) -> Sequence[Template]:
+    if given is None:
+        return TEMPLATES[name]
+    return [
+        _from_text(text, number, TEMPLATES[name][0]) if isinstance(text, str) else text
+        for number, text in enumerate(given, start=1)
+    ]
+
+
+def _from_text(text: str, number: int, usual: Template) -> Template:
+    listed = re.search(r"\b1\W+\{option_a\}", text)
+    return replace(
+        usual, text=text, name=f"own-{number}", labels="digits" if listed else usual.labels
+    )
 
 
 def _of_cultures(rows: Dataset, cultures: Sequence[str], name: str) -> Dataset:
     known = rows.unique("culture")
-    if unknown := [culture for culture in cultures if culture not in known]:
+    asked = {culture_name(culture): culture for culture in cultures}
+    if unknown := [spelling for culture, spelling in asked.items() if culture not in known]:
         raise UnknownNameError(
             f"{name} has no culture {', '.join(map(repr, unknown))}; it has {', '.join(known)}."
         )
-    return rows.select([i for i, culture in enumerate(rows["culture"]) if culture in cultures])
+    return rows.select([i for i, culture in enumerate(rows["culture"]) if culture in asked])
+
+
+def _drawn(rows: Dataset, limit: int, seed: int) -> Dataset:
+    if limit < 1:
+        raise InvalidInputError(
+            f"limit is {limit}; give a number of rows from 1 up, or None for all."
+        )
+    if limit >= len(rows):
+        return rows
+    drawn = np.random.default_rng(seed).permutation(len(rows))[:limit]
+    return rows.select(sorted(drawn.tolist()))

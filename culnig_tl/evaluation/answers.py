@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from culnig_tl.errors import InvalidInputError, check_choice
 from culnig_tl.hooks import HookedModel, last_logits, scaled_neurons
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions import Batch, batches, label_tokens, questions
+from culnig_tl.questions import Batch, batches, for_model, label_tokens
 
 Condition = NeuronSet | Sequence[NeuronSet] | None
 """Neurons to scale; several sets (random ones) are averaged; None leaves the model as it is."""
@@ -78,7 +78,7 @@ def evaluate(
         >>> rows = ct.load_benchmark("atlas", split="test", limit=8)
         >>> accuracy = evaluate(ct.load_model(), rows)["correct"].mean()
     """
-    rows = questions(rows)
+    rows = for_model(rows, model)
     prepared = batches(model, rows, token_budget=token_budget)
     return answers(model, rows, prepared, neurons or NOTHING, factor, mode=mode, progress=progress)
 
@@ -104,7 +104,7 @@ def condition_answers(
     frames = []
     with tqdm(total=len(draws) * len(benchmarks), desc=name, disable=not progress) as bar:
         for benchmark, given in benchmarks.items():
-            rows = questions(given)
+            rows = for_model(given, model)
             prepared = batches(model, rows, token_budget=token_budget)
             for draw, neurons in enumerate(draws):
                 frame = answers(model, rows, prepared, neurons, factor, mode=mode)

@@ -11,7 +11,7 @@ from culnig_tl.evaluation.answers import NOTHING, Condition, Mode, answers, cond
 from culnig_tl.evaluation.summary import summarise
 from culnig_tl.hooks import HookedModel
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions import batches, questions
+from culnig_tl.questions import batches, for_model
 
 
 def compare(
@@ -106,7 +106,7 @@ def culture_effects(
         One row a pair: masked, tested, change (of accuracy, in points), probability_change,
         n_neurons, n_prompts.
     """
-    rows = questions(rows)
+    rows = for_model(rows, model)
     prepared = batches(model, rows)
     original = _by_culture(answers(model, rows, prepared, NOTHING, factor, mode=mode))
     effects = []

@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from culnig_tl.atlas import EMBEDDED
-from culnig_tl.errors import InvalidInputError, MissingFileError, check_choice
+from culnig_tl.errors import InvalidInputError, MissingFileError, check_choice, first_line
 from culnig_tl.hooks import HookedModel
 from culnig_tl.models import bridge, hooked
 
@@ -135,12 +135,12 @@ def _read(
         )
     except TypeError as error:
         raise InvalidInputError(
-            f"{str(name)!r} cannot be loaded with {', '.join(options)} ({_first_line(error)}); "
+            f"{str(name)!r} cannot be loaded with {', '.join(options)} ({first_line(error)}); "
             "give options that transformers' from_pretrained takes."
         ) from error
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise MissingFileError(
-            f"{str(name)!r} could not be loaded ({_first_line(error)}); give 'atlas', a folder "
+            f"{str(name)!r} could not be loaded ({first_line(error)}); give 'atlas', a folder "
             "with config.json, weights and tokenizer, or the name of a model on the hub."
         ) from error
     hf_model, report = loaded
@@ -170,10 +170,10 @@ def _with_hooks(
         except hooked.ConversionError as error:
             if backend == "hooked":
                 raise InvalidInputError(
-                    f"{source} cannot become a HookedTransformer ({_first_line(error)}); "
+                    f"{source} cannot become a HookedTransformer ({first_line(error)}); "
                     "load it with backend='bridge'."
                 ) from error
-            reason = f"TransformerBridge, since as a HookedTransformer: {_first_line(error)}"
+            reason = f"TransformerBridge, since as a HookedTransformer: {first_line(error)}"
         else:
             return model, (
                 "HookedTransformer, which computes what transformers computes of this "
@@ -197,7 +197,7 @@ def _native(
         )
     except OSError as error:
         raise MissingFileError(
-            f"{source!r} could not be loaded ({_first_line(error)}); give the name of a model that "
+            f"{source!r} could not be loaded ({first_line(error)}); give the name of a model that "
             "the hub or the local cache has."
         ) from error
     reason = "HookedTransformer, whose own format this model is stored in"
@@ -228,8 +228,3 @@ def _read_as_transformers(model: HookedModel, tokenizer: Any) -> None:
         model.tokenizer = tokenizer
     model.cfg.tokenizer_prepends_bos = len(tokenizer.encode("")) > 0
     model.cfg.default_prepend_bos = model.cfg.tokenizer_prepends_bos
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error of another library, cut to what a sentence can hold."""
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -1,0 +1,123 @@
+"""BLEnD: everyday knowledge in 16 cultures (Myung et al. 2024, arXiv 2406.09948, CC BY-SA 4.0).
+
+Config ``multiple-choice-questions``. Of the rows of one country and question, which differ in their
+wrong options, the first five count. A row keeps the prompt that BLEnD wrote for it, as in the
+paper, and its own order of options, which is balanced; the prompt asks for JSON, so the reply
+begins with ``{"answer_choice":"``. ``templates`` puts other wordings in its place.
+
+The topic of a question comes from BLEnD's own questions (config ``short-answer-questions``, or
+``US_questions.csv``): Food, Work life and Sport identify; Education, Family and
+Holidays/Celebration/Leisure test.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from culnig_tl.benchmarks.cultures import culture_name
+from culnig_tl.benchmarks.sources import Hub, Loaded, Record, Source, parsed_json
+from culnig_tl.errors import InvalidInputError, MissingFileError
+from culnig_tl.questions import Item, Split, Template, rows_of
+
+IDENTIFY_TOPICS = ("Food", "Work life", "Sport")
+TEST_TOPICS = ("Education", "Family", "Holidays/Celebration/Leisure")
+REPLY_PREFIX = '{"answer_choice":"'
+ROWS_PER_QUESTION = 5
+
+_CHOICES = Hub("nayeon212/BLEnD", "multiple-choice-questions", "test")
+_CHOICE_COLUMNS = {
+    name: (name,) for name in ("MCQID", "ID", "country", "prompt", "choices", "answer_idx")
+}
+_TOPICS = Hub("nayeon212/BLEnD", "short-answer-questions", "US")
+_TOPIC_COLUMNS = {"ID": ("ID",), "Topic": ("Topic",)}
+# The question ends where BLEnD's instruction begins.
+_INSTRUCTION = "Without any explanation"
+
+TEMPLATES = (
+    Template(
+        'Pick the one option that answers the question. Reply in JSON, as {"answer_choice":"A"}, '
+        "with the letter of the option and nothing else.\n"
+        "Question: {question}\n{options}\nAnswer:",
+        name="json-1",
+        reply_prefix=REPLY_PREFIX,
+    ),
+    Template(
+        "Question: {question}\n{options}\n"
+        'Which letter is right? Write only this JSON, filled in: {"answer_choice":""}\nAnswer:',
+        name="json-2",
+        reply_prefix=REPLY_PREFIX,
+    ),
+    Template(
+        "Below is a question about everyday life, with possible answers.\n"
+        "{question}\n{options}\n"
+        'Give the letter of the best answer as JSON with the key "answer_choice".\nAnswer:',
+        name="json-3",
+        reply_prefix=REPLY_PREFIX,
+    ),
+    Template(
+        'Read the question and reply with one letter, in the form {"answer_choice":"..."}. '
+        "Explain nothing.\n{question}\n\n{options}\n\nAnswer:",
+        name="json-4",
+        reply_prefix=REPLY_PREFIX,
+    ),
+)
+"""Wordings of this project, for ``templates``."""
+
+OWN_PROMPT = (Template("{prompt}", name="blend", reply_prefix=REPLY_PREFIX),)
+"""The prompt that BLEnD itself holds: the one of the paper, and the default."""
+
+
+def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
+    """BLEnD's rows, at most five a country and question."""
+    choices = source.read(_CHOICES, _CHOICE_COLUMNS, key="MCQID")
+    topics = _topics(source)
+    kept = {"identify": IDENTIFY_TOPICS, "test": TEST_TOPICS}.get(split)
+    items = [_item(record, topics) for record in _first_rows(choices.rows)]
+    chosen = [item for item in items if kept is None or item.topic in kept]
+    return Loaded(rows_of(chosen, templates, benchmark="blend"), choices.origin)
+
+
+def _topics(source: Source) -> dict[str, str]:
+    """Topic of each question; a folder that has none takes them from the hub."""
+    try:
+        read = source.read(_TOPICS, _TOPIC_COLUMNS, key="ID")
+    except MissingFileError:
+        if source.data_dir is None:
+            raise
+        read = replace(source, data_dir=None).read(_TOPICS, _TOPIC_COLUMNS, key="ID")
+    return {record["ID"]: record["Topic"] for record in read.rows}
+
+
+def _first_rows(records: list[Record]) -> list[Record]:
+    seen: Counter[tuple[str, str]] = Counter()
+    kept = []
+    for record in records:
+        pair = (record["country"], record["ID"])
+        seen[pair] += 1
+        if seen[pair] <= ROWS_PER_QUESTION:
+            kept.append(record)
+    return kept
+
+
+def _item(record: Record, topics: Mapping[str, str]) -> Item:
+    name = f"BLEnD row {record['MCQID']!r}"
+    choices = parsed_json(record["choices"], name)
+    question, instruction, _ = record["prompt"].partition(_INSTRUCTION)
+    faults = [
+        f"its answer {record['answer_idx']!r} is not among its choices {list(choices)}"
+        if record["answer_idx"] not in choices
+        else "",
+        "" if instruction else f"its prompt does not hold {_INSTRUCTION!r}",
+        "" if record["ID"] in topics else f"no topic is known of its question {record['ID']!r}",
+    ]
+    if found := [fault for fault in faults if fault]:
+        raise InvalidInputError(f"{name}: {'; '.join(found)}; get the file anew.")
+    return Item(
+        id=record["ID"],
+        culture=culture_name(record["country"]),
+        topic=topics[record["ID"]],
+        options=tuple(choices.values()),
+        answer=list(choices).index(record["answer_idx"]),
+        fields={"prompt": record["prompt"], "question": question.strip()},
+        ordered=True,
+    )
