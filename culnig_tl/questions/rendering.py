@@ -6,13 +6,15 @@ out is put at the head of the user's turn. Without a chat template the text is p
 
 A label is read at the position after the text, as one token. What that token is depends on what it
 follows: ``A`` after a chat template's generation prompt, after an opening quote or after a space,
-but ``" A"`` after a word or ``Answer:``. ``for_model`` brings rows into the form that fits a model,
-so that they can be written once for both kinds.
+but ``" A"`` after a word or ``Answer:``. ``for_model`` brings rows whose labels are letters or
+numbers into the form that fits a model, so that they can be written once for both kinds. Other
+labels are literal.
 
 The text is tokenised up to its end, so a tokenizer that would merge its last character with the
 label (``"`` and ``A`` into one token) cannot: the label is its own token, as in the published code.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,6 +26,7 @@ from culnig_tl.hooks import HookedModel
 from culnig_tl.questions.schema import FEATURES, questions
 
 _SHOWN_LABELS = 10
+_LETTER_OR_NUMBER = re.compile("[A-Z]|[0-9]+")
 _ENDS_A_WORD = ":.?!,;)"
 # Some templates write today's date; every run shall read the same text.
 _DATE = "26 Jul 2024"
@@ -44,20 +47,20 @@ def render(row: Mapping[str, Any], model: HookedModel) -> str:
 
 
 def for_model(rows: Dataset, model: HookedModel) -> Dataset:
-    """The rows as ``model`` is asked: labels after a word get their space.
+    """The rows as ``model`` is asked: letters and numbers after a word get their space.
 
-    Labels that begin with a space already, or that follow a generation prompt, a quote or a space,
-    stay. The others become ``" A"`` where that is one token, and else the text ends in a space.
+    They become ``" A"`` where that is one token; else the text ends in a space. After a generation
+    prompt, a quote or a space they stay, and so do all labels of other kinds.
 
     Raises:
         InvalidInputError: rows that cannot be used.
 
     Example:
         >>> import culnig_tl as ct
-        >>> rows = ct.questions([{"id": "q", "prompt": "Tea? Answer:", "options": ["tea", "rice"],
-        ...                       "answer": "tea"}])
-        >>> for_model(rows, ct.load_model())["answer"][0]
-        ' tea'
+        >>> rows = ct.questions([{"id": "q", "prompt": "Tea? Answer:", "options": ["A", "B"],
+        ...                       "answer": "A"}])
+        >>> for_model(rows, ct.load_model())["reply_prefix"][0]  # atlas has no token " A"
+        ' '
     """
     rows = questions(rows)
     records = rows.to_list()
@@ -98,7 +101,8 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 def _fitted(row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     read = row["reply_prefix"] if _has_chat(tokenizer) else row["prompt"] + row["reply_prefix"]
     after_a_word = read[-1:].isalnum() or read[-1:] in tuple(_ENDS_A_WORD)
-    if not after_a_word or any(option[:1].isspace() for option in row["options"]):
+    conventional = all(_LETTER_OR_NUMBER.fullmatch(option) for option in row["options"])
+    if not after_a_word or not conventional or len(row["options"]) < 2:
         return row
     spaced = [f" {option}" for option in row["options"]]
     if all(len(_label_ids(tokenizer, label)) == 1 for label in spaced):
