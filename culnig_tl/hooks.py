@@ -14,10 +14,12 @@ preset takes ``mlp.hook_post``, the input of ``down_proj``, instead. With SiLU o
 setting either to zero is the same intervention; doubling them is not.
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -53,24 +55,28 @@ def site_shape(model: HookedModel, site: str) -> tuple[int, int]:
     """Number of layers and of neurons a layer at ``site``.
 
     Raises:
-        UnknownNameError: the site is unknown, or this model has no such hook point.
+        UnknownNameError: the site is unknown, or this model has no such neurons.
+        InvalidInputError: a bridge in compatibility mode.
 
     Example:
         >>> import culnig_tl as ct
         >>> site_shape(ct.load_model(), "mlp.hook_post")
         (4, 512)
     """
-    present = [known for known in MLP_SITES + ATTENTION_SITES if _has_site(model, known)]
-    if site not in present:
-        raise UnknownNameError(
-            f"{site!r} is not a site of this model; it has {', '.join(present) or 'none'}."
+    if getattr(model, "compatibility_mode", False):
+        raise InvalidInputError(
+            "This TransformerBridge is in compatibility mode, in which gradients of left-padded "
+            "prompts are NaN; take the model that load_model returns as it is."
         )
-    config = model.cfg
-    if site in MLP_SITES:
-        return config.n_layers, config.d_mlp
-    key_value_heads = getattr(config, "n_key_value_heads", None) or config.n_heads
-    heads = config.n_heads if site == "attn.hook_q" else key_value_heads
-    return config.n_layers, heads * config.d_head
+    shapes = _site_shapes(model)
+    if site not in shapes:
+        named = hook_name(site, 0) in model.hook_dict
+        raise UnknownNameError(
+            f"{site!r} is not a site of this model"
+            f"{' (its hook point of that name sees no such neurons)' if named else ''}; "
+            f"it has {', '.join(shapes) or 'none'}."
+        )
+    return shapes[site]
 
 
 def hook_name(site: str, layer: int) -> str:
@@ -119,13 +125,62 @@ def last_logits(
     model: HookedModel, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch vocab"]:
     """Logits at the last position of left-padded prompts; only that position is unembedded."""
-    last_block = hook_name("hook_resid_post", model.cfg.n_layers - 1)
-    with model.hooks(fwd_hooks=[(last_block, _keep_last_position)]):
+    # no earlier: transformers' GPT-2 asks for every position up to its last norm
+    with model.hooks(fwd_hooks=[("unembed.hook_in", _keep_last_position)]):
         return model(tokens, attention_mask=mask.long())[:, -1]
 
 
-def _has_site(model: HookedModel, site: str) -> bool:
-    return hook_name(site, 0) in model.hook_dict
+def _site_shapes(model: HookedModel) -> dict[str, tuple[int, int]]:
+    """Layers and neurons of every site that this model truly has; found once a model."""
+    if model not in _KNOWN_SHAPES:
+        shapes = {}
+        for site, activations in _dry_run(model).items():
+            width = _configured_width(model.cfg, site)
+            widths = [activation.shape[2:].numel() for activation in activations]
+            if widths == [width] * model.cfg.n_layers:
+                shapes[site] = (model.cfg.n_layers, width)
+        _KNOWN_SHAPES[model] = shapes
+    return _KNOWN_SHAPES[model]
+
+
+_KNOWN_SHAPES: WeakKeyDictionary[HookedModel, dict[str, tuple[int, int]]] = WeakKeyDictionary()
+
+
+def _configured_width(config: Any, site: str) -> int:
+    if site in MLP_SITES:
+        return config.d_mlp
+    key_value_heads = getattr(config, "n_key_value_heads", None) or config.n_heads
+    return (config.n_heads if site == "attn.hook_q" else key_value_heads) * config.d_head
+
+
+def _dry_run(model: HookedModel) -> dict[str, list[Tensor]]:
+    """The activations of every layer at every site, of a prompt of two tokens.
+
+    Only those that the answer depends on: some hook points of a bridge are named and never called,
+    some see a tensor that nothing goes on to use, and those of a mixture of experts see the
+    residual stream under the name of an MLP's neurons.
+    """
+    seen: dict[str, list[Tensor]] = {site: [] for site in MLP_SITES + ATTENTION_SITES}
+
+    def watch(activation: Tensor, hook: object, *, site: str) -> Tensor:
+        seen[site].append(activation.view_as(activation))
+        return seen[site][-1]
+
+    def start_of_graph(residual: Tensor, hook: object) -> Tensor:
+        return residual.detach().requires_grad_()
+
+    fwd_hooks: list[Any] = [(hook_name("hook_resid_pre", 0), start_of_graph)]
+    for site, layer in itertools.product(seen, range(model.cfg.n_layers)):
+        if hook_name(site, layer) in model.hook_dict:
+            fwd_hooks.append((hook_name(site, layer), partial(watch, site=site)))
+    tokens = torch.zeros((1, 2), dtype=torch.long, device=model.cfg.device)
+    with torch.enable_grad(), model.hooks(fwd_hooks=fwd_hooks):
+        logits = model(tokens, attention_mask=torch.ones_like(tokens))
+        activations = [each for layers in seen.values() for each in layers]
+        gradients = torch.autograd.grad(logits[:, -1].sum(), activations, allow_unused=True)
+    pairs = zip(activations, gradients, strict=True)
+    used = {id(activation) for activation, gradient in pairs if gradient is not None}
+    return {site: [each for each in layers if id(each) in used] for site, layers in seen.items()}
 
 
 def _multipliers(

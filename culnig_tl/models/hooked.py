@@ -228,9 +228,12 @@ def _check_agreement(
     """Refuse a converted model whose logits are not those of the original."""
     n_tokens = min(_CHECKED_TOKENS, model.cfg.n_ctx)
     tokens = (torch.arange(n_tokens) * 7 + 3) % model.cfg.d_vocab
-    with torch.no_grad():
-        expected = _centred(hf_model(tokens[None].to(hf_model.device)).logits)
-        found = _centred(model(tokens[None].to(expected.device)))
+    try:
+        with torch.no_grad():
+            expected = _centred(hf_model(tokens[None].to(hf_model.device)).logits)
+            found = _centred(model(tokens[None].to(expected.device)))
+    except RuntimeError as error:
+        raise ConversionError(f"it could not be compared with transformers: {error}") from error
     error = float((found - expected).norm() / expected.norm())
     if not error < _TOLERANCE[dtype] and expected.isfinite().all():
         raise ConversionError(
