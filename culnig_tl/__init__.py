@@ -12,7 +12,13 @@
 
 from culnig_tl import figures
 from culnig_tl.atlas import answer_key
-from culnig_tl.attribution import attribute, gradient_x_activation
+from culnig_tl.attribution import (
+    QuestionScores,
+    attribute,
+    attribute_questions,
+    gradient_x_activation,
+    integrated_gradients,
+)
 from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import CulnigError
 from culnig_tl.evaluation import accuracy_by, compare, culture_effects, evaluate
@@ -42,11 +48,13 @@ __all__ = [
     "NeuronCard",
     "NeuronScores",
     "NeuronSet",
+    "QuestionScores",
     "Run",
     "Template",
     "accuracy_by",
     "answer_key",
     "attribute",
+    "attribute_questions",
     "batches",
     "compare",
     "control_of",
@@ -61,6 +69,7 @@ __all__ = [
     "gradient_x_activation",
     "inspect_neuron",
     "inspect_neurons",
+    "integrated_gradients",
     "load_benchmark",
     "load_model",
     "questions",

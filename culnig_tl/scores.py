@@ -5,7 +5,8 @@
 
 ``N(D)`` is the number of distinct question ids, the same for every culture; variants of one
 question share its id and are summed (arXiv 2510.08284). Sums are kept in float64 (float32 on
-devices without it), so the order of the batches does not show. Memory: cultures x layers x neurons
+devices without it), so the order of the batches does not show; the result has the precision of the
+scores (float32, or float64 for a float64 model). Memory: cultures x layers x neurons
 a site.
 """
 
@@ -181,6 +182,25 @@ class NeuronScores:
         return read_scores(path, model)
 
 
+@dataclass(frozen=True)
+class ScoreSums:
+    """What an accumulator holds at some moment.
+
+    Attributes:
+        sums: sums of scores by site, in float64.
+        cultures: the culture axis.
+        n_prompts: number of prompts of each culture.
+        ids: the distinct question ids.
+        dtype: type of the scores that were added, and of those that come out.
+    """
+
+    sums: Mapping[str, Float[Tensor, "culture layer neuron"]]
+    cultures: tuple[str, ...]
+    n_prompts: tuple[int, ...]
+    ids: tuple[str, ...]
+    dtype: torch.dtype
+
+
 class ScoreAccumulator:
     """Sums scores of questions into scores of cultures, batch by batch.
 
@@ -193,7 +213,28 @@ class ScoreAccumulator:
         self._index = {culture: i for i, culture in enumerate(dict.fromkeys(cultures))}
         self._sums: dict[str, Tensor] = {}
         self._n_prompts: list[int] = [0] * len(self._index)
-        self._ids: set[str] = set()
+        self._ids: dict[str, None] = {}
+        self._dtype = torch.float32
+
+    @classmethod
+    def of(cls, held: ScoreSums) -> "ScoreAccumulator":
+        """An accumulator that goes on from what another one held."""
+        accumulator = cls(held.cultures)
+        accumulator._sums = {site: sums.clone() for site, sums in held.sums.items()}
+        accumulator._n_prompts = list(held.n_prompts)
+        accumulator._ids = dict.fromkeys(held.ids)
+        accumulator._dtype = held.dtype
+        return accumulator
+
+    def held(self) -> ScoreSums:
+        """The sums so far, not copied."""
+        return ScoreSums(
+            sums=dict(self._sums),
+            cultures=tuple(self._index),
+            n_prompts=tuple(self._n_prompts),
+            ids=tuple(self._ids),
+            dtype=self._dtype,
+        )
 
     def update(
         self,
@@ -208,7 +249,7 @@ class ScoreAccumulator:
                 self._index[culture] = len(self._index)
                 self._n_prompts.append(0)
             self._n_prompts[self._index[culture]] += 1
-        self._ids.update(ids)
+        self._ids.update(dict.fromkeys(ids))
         for site, values in scores.items():
             self._add(site, values, [self._index[culture] for culture in cultures])
 
@@ -221,7 +262,10 @@ class ScoreAccumulator:
         if not self._sums:
             raise InvalidInputError("There are no scores yet; update with at least one batch.")
         return NeuronScores(
-            values={site: (s / len(self._ids)).float().cpu() for site, s in self._sums.items()},
+            values={
+                site: (sums / len(self._ids)).to(self._dtype).cpu()
+                for site, sums in self._sums.items()
+            },
             cultures=tuple(self._index),
             n_questions=len(self._ids),
             n_prompts=tuple(self._n_prompts),
@@ -232,8 +276,11 @@ class ScoreAccumulator:
         exact = torch.float32 if values.device.type == "mps" else torch.float64
         if site not in self._sums:
             self._sums[site] = values.new_zeros((0, *values.shape[1:]), dtype=exact)
+            self._dtype = torch.promote_types(values.dtype, torch.float32)
         missing = len(self._index) - len(self._sums[site])
         if missing:
             empty = values.new_zeros((missing, *values.shape[1:]), dtype=exact)
             self._sums[site] = torch.cat([self._sums[site], empty])
-        self._sums[site].index_add_(0, torch.tensor(index, device=values.device), values.to(exact))
+        sums = self._sums[site] = self._sums[site].to(values.device)
+        for line, culture in enumerate(index):  # not index_add_, whose order varies on a GPU
+            sums[culture] += values[line]

@@ -10,8 +10,7 @@ import torch
 from captum.attr import LayerGradientXActivation
 from reference import SITES, NaiveLlama, PlainTransformers, max_error, norm_error
 
-from culnig_tl import attribution
-from culnig_tl.attribution import answer_probability, attribute, gradient_x_activation
+from culnig_tl.attribution import answer_probability, attribute, gradient_x_activation, methods
 from culnig_tl.errors import InvalidInputError, UnknownNameError
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.neurons import NeuronSet
@@ -327,7 +326,7 @@ def test_no_hook_is_left_behind(loaded, rows, n_hooks, monkeypatch, model_of):
     def fail(*_args):
         raise RuntimeError("in the middle of the backward pass")
 
-    monkeypatch.setattr(attribution, "_pool", fail)
+    monkeypatch.setattr(methods, "pooler", lambda *_: fail)
     with pytest.raises(RuntimeError, match="in the middle"):
         gradient_x_activation(model, batch)
     assert n_hooks(model) == before

@@ -59,6 +59,18 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def select(self, lines: Sequence[int]) -> "Batch":
+        """The prompts at ``lines``, in that order, with the same padding; a line may repeat."""
+        index = torch.tensor(lines, dtype=torch.long, device=self.tokens.device)
+        return Batch(
+            tokens=self.tokens[index],
+            mask=self.mask[index],
+            answers=self.answers[index],
+            cultures=tuple(self.cultures[line] for line in lines),
+            ids=tuple(self.ids[line] for line in lines),
+            rows=tuple(self.rows[line] for line in lines) if self.rows else (),
+        )
+
 
 def batches(model: HookedModel, rows: Dataset, *, token_budget: int = 8192) -> list[Batch]:
     """Left-padded batches of at most ``token_budget`` tokens, padding counted, longest prompts

@@ -1,0 +1,59 @@
+"""From one number a token to one number a question: maximum, sum, mean or last position.
+
+Prompts are padded on the left, so only the first positions of a batch hold padding; the rest of a
+product is never masked, which is most of the time that masking would take.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Pool = Literal["max", "sum", "mean", "last"]
+Padding = Literal["ignore", "zero"]
+Weight = Literal["probability", "none"]
+
+
+def pooler(
+    mask: Bool[Tensor, "batch pos"], pool: Pool | None, padding: Padding
+) -> Callable[[Tensor], Tensor]:
+    """What turns ``[batch pos neuron]`` into ``[batch neuron]``, overwriting the padding in place.
+
+    Without a ``pool`` positions are kept, with 0 at padding.
+    """
+    n_padded = int((~mask).sum(1).max())
+    absent = ~mask[:, :n_padded, None]
+    filler = float("-inf") if (pool, padding) == ("max", "ignore") else 0.0
+    n_positions = mask.sum(1)[:, None] if padding == "ignore" else mask.shape[1]
+
+    def reduce(product: Float[Tensor, "batch pos neuron"]) -> Float[Tensor, "batch *pos neuron"]:
+        product[:, :n_padded].masked_fill_(absent, filler)
+        match pool:
+            case "max":
+                return product.amax(1)
+            case "sum":
+                return product.sum(1)
+            case "mean":
+                return product.sum(1) / n_positions
+            case "last":
+                return product[:, -1].clone()
+            case None:
+                return product
+
+    return reduce
+
+
+def weighted(
+    layers: Mapping[int, Tensor],
+    probability: Float[Tensor, "batch"],
+    weight: Weight,
+    clamp: bool,
+) -> Float[Tensor, "batch layer *pos neuron"]:
+    """Scores of all layers of a site, multiplied by ``P(y|x)`` and cut at 0 where that is asked."""
+    ordered = [layers[layer].to(probability.device) for layer in sorted(layers)]
+    scores = torch.stack(ordered, dim=1)
+    if weight == "probability":
+        scores *= probability.to(scores.dtype).view(-1, *[1] * (scores.ndim - 1))
+    return scores.clamp_(min=0) if clamp else scores
