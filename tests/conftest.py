@@ -69,7 +69,13 @@ def tiny_tokenizer(*, writes_bos: bool = True, chat_template: str | None = None)
     return fast
 
 
-def save_tiny_llama(folder: Path, *, key_value_heads: int = 2, tokenizer: Any = None) -> Path:
+def save_tiny_llama(
+    folder: Path,
+    *,
+    key_value_heads: int = 2,
+    tokenizer: Any = None,
+    initializer_range: float = 0.3,
+) -> Path:
     """A random Llama whose weights are large enough for its answers to differ."""
     tokenizer = tokenizer or tiny_tokenizer()
     config = LlamaConfig(
@@ -80,7 +86,7 @@ def save_tiny_llama(folder: Path, *, key_value_heads: int = 2, tokenizer: Any = 
         num_attention_heads=4,
         num_key_value_heads=key_value_heads,
         max_position_embeddings=64,
-        initializer_range=0.3,
+        initializer_range=initializer_range,
         tie_word_embeddings=False,
         bos_token_id=1,
         eos_token_id=2,
@@ -148,7 +154,7 @@ def n_hooks() -> Callable[[Any], int]:
 
 @pytest.fixture(scope="session")
 def make_llama() -> Callable[..., Path]:
-    """``make_llama(folder, key_value_heads=, tokenizer=)`` writes a random model there."""
+    """``make_llama(folder, key_value_heads=, tokenizer=, initializer_range=)`` writes a model."""
     return save_tiny_llama
 
 

@@ -210,6 +210,35 @@ def question_scores(seen: Trace, site: str, n_layers: int, **options) -> Tensor:
     )
 
 
+def integrated_shares(
+    twin: Twin, ids: Sequence[int], answer: int, site: str, layers: Sequence[int], *, steps: int
+) -> dict[int, list[list[float]]]:
+    """METHOD section 3 by layer, as [pos][neuron]: the activations of the site in ``layers`` are
+    multiplied by f, and a * dP / d(f a) is averaged over the midpoints f of ``steps`` intervals."""
+    shares: dict[int, Tensor] = {}
+    for step in range(steps):
+        factor = (step + 0.5) / steps
+        seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+        def scale(at: str, layer: int, activation: Tensor, factor=factor, seen=seen) -> Tensor:
+            if at != site or layer not in layers:
+                return activation
+            scaled = factor * activation
+            if not scaled.requires_grad:
+                scaled.requires_grad_()
+            scaled.retain_grad()
+            seen[layer] = (activation, scaled)
+            return scaled
+
+        with torch.enable_grad():
+            torch.softmax(twin.logits(ids, scale), dim=0)[answer].backward()
+        for layer, (activation, scaled) in seen.items():
+            assert scaled.grad is not None
+            product = activation.detach() * scaled.grad / steps
+            shares[layer] = shares.get(layer, torch.zeros_like(product)) + product
+    return {layer: share.tolist() for layer, share in shares.items()}
+
+
 def suppressed(neurons: Sequence[Neuron], factor: float = 0.0) -> Change:
     """METHOD section 7: multiply neurons by a factor at every position, in plain transformers."""
 
