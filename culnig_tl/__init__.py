@@ -21,7 +21,17 @@ from culnig_tl.attribution import (
 )
 from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import CulnigError
-from culnig_tl.evaluation import accuracy_by, compare, culture_effects, evaluate
+from culnig_tl.estimate import estimate
+from culnig_tl.evaluation import (
+    accuracy_by,
+    compare,
+    culture_effects,
+    evaluate,
+    paper_table,
+    published,
+    to_latex,
+    to_markdown,
+)
 from culnig_tl.hooks import DEFAULT_SITES, PAPER_SITES, scaled_neurons
 from culnig_tl.inspection import NeuronCard, inspect_neuron, inspect_neurons
 from culnig_tl.models import load_model
@@ -62,6 +72,7 @@ __all__ = [
     "culture_effects",
     "culture_general",
     "culture_specific",
+    "estimate",
     "evaluate",
     "figures",
     "grade",
@@ -72,9 +83,13 @@ __all__ = [
     "integrated_gradients",
     "load_benchmark",
     "load_model",
+    "paper_table",
+    "published",
     "questions",
     "questions_from_frame",
     "random_neurons",
     "render",
     "scaled_neurons",
+    "to_latex",
+    "to_markdown",
 ]

@@ -7,9 +7,13 @@ Stages, in order, each a file that is written whole or not at all:
 | settings, with fingerprints of model and data | settings.json |
 | scores of cultural questions, control and country names | scores/*.safetensors |
 | culture-general and culture-specific neurons | neurons/general.json, neurons/specific/*.json |
-| answers under each condition, one row a prompt | answers/*.parquet |
+| answers, one file a benchmark, condition and set | answers/BENCHMARK/CONDITION-SET.parquet |
 | accuracy and mean P(answer) by benchmark and condition | table.csv |
 | culture x culture effects of the specific neurons | culture_effects.csv |
+
+Conditions: ``original``, ``general`` (culture-general neurons scaled), ``random`` and, where asked
+for, ``layer-matched`` (random sets of the same number, the latter layer by layer); further factors
+give ``general ×2``, ``random ×2`` and so on.
 
 A run that was stopped goes on where it was when it is called again with the same settings; other
 settings in the same folder are an error, never a mixture.
@@ -18,7 +22,7 @@ settings in the same folder are an error, never a mixture.
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,16 +30,19 @@ from urllib.parse import quote
 
 import pandas as pd
 from datasets import Dataset
+from tqdm.auto import tqdm
 
 from culnig_tl.attribution import attribute
 from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import Condition, condition_answers, culture_effects, summarise
+from culnig_tl.evaluation import Mode, culture_effects, summarise
+from culnig_tl.evaluation.answers import NOTHING, answers, labelled
+from culnig_tl.evaluation.summary import BETWEEN, LAYER_MATCHED
 from culnig_tl.files import read_json, replacing, write_json
 from culnig_tl.hooks import DEFAULT_SITES, HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions import fingerprint, questions
+from culnig_tl.questions import Batch, batches, fingerprint, questions
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
 
@@ -86,8 +93,10 @@ def culnig(
     recognition_top: float = 0.01,
     specific_top: float = 0.003,
     min_z: float = 0.5,
-    factor: float = 0.0,
+    factor: float | Sequence[float] = 0.0,
     n_random: int = 10,
+    n_layer_matched: int = 0,
+    mode: Mode = "argmax",
     token_budget: int = 8192,
     progress: bool = True,
 ) -> Run:
@@ -105,8 +114,11 @@ def culnig(
         sites: hook points to score.
         mlp_top, attention_top, recognition_top: shares of ``culture_general``.
         specific_top, min_z: share and z-score of ``culture_specific``.
-        factor: what selected neurons are multiplied by; 0 suppresses.
+        factor: what selected neurons are multiplied by; 0 suppresses. Of several factors the first
+            is that of the culture x culture effects and of the report's text.
         n_random: number of random sets.
+        n_layer_matched: number of random sets with as many neurons in each layer.
+        mode: what counts as an answer, as in ``evaluate``.
         token_budget: tokens a batch, padding counted.
         progress: show progress bars.
 
@@ -130,6 +142,11 @@ def culnig(
     }
     tests = {name: questions(rows) for name, rows in (benchmarks or atlas_benchmarks()).items()}
     culture_test = questions(culture_test) if culture_test else next(iter(tests.values()))
+    factors = [float(each) for each in (factor if isinstance(factor, Sequence) else [factor])]
+    if not factors or len(set(factors)) < len(factors):
+        raise InvalidInputError(
+            f"The factors are {factors}; give at least one, and each of them once."
+        )
     general_shares = {"mlp_top": mlp_top, "attention_top": attention_top}
     specific_shares = {"top": specific_top, "min_z": min_z}
     settings = {
@@ -137,8 +154,11 @@ def culnig(
         "general": general_shares,
         "specific": specific_shares,
         "recognition_top": recognition_top,
-        "factor": factor,
+        "factor": factors[0],
+        "more_factors": factors[1:],
         "n_random": n_random,
+        "n_layer_matched": n_layer_matched,
+        "mode": mode,
         "model": {"name": model.cfg.model_name, "fingerprint": model_fingerprint(model)},
         "data": {name: fingerprint(rows) for name, rows in data.items()},
         "benchmarks": {name: fingerprint(rows) for name, rows in tests.items()},
@@ -158,17 +178,20 @@ def culnig(
         if culture in scores["recognition"].cultures
     }
     for culture, neurons in specific.items():
-        neurons.save(out / "neurons" / "specific" / f"{quote(culture, safe=' ')}.json")
+        neurons.save(out / "neurons" / "specific" / f"{_file_name(culture)}.json")
 
-    answers = _answers(out / "answers", model, tests, general, factor, n_random, progress)
+    conditions = _conditions(model, general, factors, n_random, n_layer_matched)
+    found = _answers(out / "answers", model, tests, conditions, mode, token_budget, progress)
     effects = _kept(
         out / "answers" / "culture_effects.parquet",
-        lambda: culture_effects(model, culture_test, specific, factor=factor, progress=progress),
+        lambda: culture_effects(
+            model, culture_test, specific, factor=factors[0], mode=mode, progress=progress
+        ),
     )
-    table = summarise(answers)
+    table = summarise(found)
     _write_csv(out / "table.csv", table)
     _write_csv(out / "culture_effects.csv", effects)
-    return Run(out, settings, scores, general, specific, answers, table, effects)
+    return Run(out, settings, scores, general, specific, found, table, effects)
 
 
 def atlas_benchmarks() -> dict[str, Dataset]:
@@ -237,37 +260,68 @@ def _scores(
     return found
 
 
+def _conditions(
+    model: HookedModel,
+    general: NeuronSet,
+    factors: Sequence[float],
+    n_random: int,
+    n_layer_matched: int,
+) -> dict[str, tuple[Sequence[NeuronSet], float]]:
+    """The sets of each condition and what they are scaled by."""
+    random, matched = (
+        [
+            random_neurons(model, like=general, seed=seed, layer_matched=layer_matched)
+            for seed in range(number)
+        ]
+        for number, layer_matched in ((n_random, False), (n_layer_matched, True))
+    )
+    sets = {"general": [general], "random": random, LAYER_MATCHED: matched}
+    conditions: dict[str, tuple[Sequence[NeuronSet], float]] = {"original": ([NOTHING], 1.0)}
+    for factor in factors:
+        ending = "" if factor == factors[0] else f"{BETWEEN}{factor:g}"
+        conditions |= {f"{name}{ending}": (each, factor) for name, each in sets.items() if each}
+    return conditions
+
+
 def _answers(
     folder: Path,
     model: HookedModel,
     benchmarks: Mapping[str, Dataset],
-    general: NeuronSet,
-    factor: float,
-    n_random: int,
+    conditions: Mapping[str, tuple[Sequence[NeuronSet], float]],
+    mode: Mode,
+    token_budget: int,
     progress: bool,
 ) -> pd.DataFrame:
-    """Answers as the model is, with the general neurons scaled, and with random ones scaled."""
-    conditions: dict[str, Condition] = {"original": None, "general": general}
-    if n_random:
-        conditions["random"] = [
-            random_neurons(model, like=general, seed=seed) for seed in range(n_random)
-        ]
-    frames = [
-        _kept(
-            folder / f"{name}.parquet",
-            partial(
-                condition_answers,
-                model,
-                benchmarks,
-                condition,
-                name=name,
-                factor=factor,
-                progress=progress,
-            ),
-        )
-        for name, condition in conditions.items()
-    ]
+    """Answers of every benchmark under every condition, each set kept in a file of its own."""
+    frames = []
+    n_sets = sum(len(sets) for sets, _ in conditions.values())
+    with tqdm(total=n_sets * len(benchmarks), desc="answers", disable=not progress) as bar:
+        for benchmark, rows in benchmarks.items():
+            prepared = cache(partial(batches, model, rows, token_budget=token_budget))
+            for condition, (sets, factor) in conditions.items():
+                for draw, neurons in enumerate(sets):
+                    make = partial(
+                        _answers_of_set, model, rows, prepared, neurons, factor, mode=mode
+                    )
+                    path = (
+                        folder / _file_name(benchmark) / f"{_file_name(condition)}-{draw}.parquet"
+                    )
+                    label = {"condition": condition, "draw": draw, "neurons": neurons}
+                    frames.append(labelled(_kept(path, make), benchmark, factor=factor, **label))
+                    bar.update()
     return pd.concat(frames, ignore_index=True)
+
+
+def _answers_of_set(
+    model: HookedModel,
+    rows: Dataset,
+    prepared: Callable[[], list[Batch]],
+    neurons: NeuronSet,
+    factor: float,
+    *,
+    mode: Mode,
+) -> pd.DataFrame:
+    return answers(model, rows, prepared(), neurons, factor, mode=mode)
 
 
 def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -277,6 +331,11 @@ def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         with replacing(path) as part:
             frame.to_parquet(part)
     return pd.read_parquet(path)
+
+
+def _file_name(name: str) -> str:
+    """A name of anything as a name of a file."""
+    return quote(name, safe=" ×")
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -31,7 +31,12 @@ FILES = {
     "culture_effects.csv",
     *(f"scores/{name}.safetensors" for name in ("cultural", "control", "recognition")),
     *(f"neurons/{name}.json" for name in ("general", "specific/A", "specific/B")),
-    *(f"answers/{name}.parquet" for name in ("original", "general", "random", "culture_effects")),
+    "answers/culture_effects.parquet",
+    *(
+        f"answers/{benchmark}/{name}.parquet"
+        for benchmark in ("tiny", "half")
+        for name in ("original-0", "general-0", "random-0", "random-1")
+    ),
 }
 
 
@@ -138,7 +143,10 @@ def test_a_second_call_reads_and_makes_no_forward_pass(run_in, passes, tmp_path)
         ({"min_z": 0.1}, "specific"),
         ({"recognition_top": 0.5}, "recognition_top"),
         ({"factor": 2.0}, "factor"),
+        ({"factor": [0.0, 2.0]}, "more_factors"),
         ({"n_random": 1}, "n_random"),
+        ({"n_layer_matched": 1}, "n_layer_matched"),
+        ({"mode": "options"}, "mode"),
         ({"sites": ["mlp.hook_post"]}, "sites"),
     ],
 )
@@ -168,6 +176,38 @@ def test_other_data_and_another_model_in_the_same_folder_are_named(run_in, loade
             progress=False,
             **SETTINGS,
         )
+
+
+def test_several_factors_and_layer_matched_sets_are_conditions_of_their_own(
+    run_in, model, rows, tmp_path
+):
+    run = run_in(tmp_path, factor=[0.0, 2.0], n_layer_matched=1, mode="options")
+    random, matched = (
+        [
+            random_neurons(model, like=run.general, seed=seed, layer_matched=layer_matched)
+            for seed in range(number)
+        ]
+        for number, layer_matched in ((2, False), (1, True))
+    )
+    sets = {"general": run.general, "random": random, "layer-matched": matched}
+    table = compare(
+        model,
+        {"tiny": rows, "half": rows.select(range(3))},
+        {"original": None, **sets, **{f"{name} ×2": each for name, each in sets.items()}},
+        factor={f"{name} ×2": 2.0 for name in sets},
+        mode="options",
+        progress=False,
+    )
+    pd.testing.assert_frame_equal(run.table, table)
+    assert run.settings["factor"] == 0.0
+    assert run.report().is_file()
+
+
+@pytest.mark.parametrize("factors", [[], [0.0, 0.0]])
+def test_no_factor_and_a_factor_given_twice_are_refused(run_in, tmp_path, factors):
+    with pytest.raises(InvalidInputError, match="at least one, and each of them once"):
+        run_in(tmp_path / "run", factor=factors)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_in_the_way_is_a_sentence(run_in, passes, tmp_path):

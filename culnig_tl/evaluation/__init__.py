@@ -6,6 +6,8 @@
 | bootstrap | intervals and p-values over questions |
 | summary | ``summarise``, ``accuracy_by``: measures in percent, with intervals |
 | comparison | ``compare``, ``culture_effects``: several conditions side by side |
+| published | the paper's own figures, to stand beside one's own |
+| tables | the paper's table as text, in Markdown and in LaTeX |
 
 An answer is correct when the arg-max token at the last position, decoded, equals the label
 (arXiv 2510.08284); beside it stands ``P(y|x)``, which moves before accuracy does.
@@ -13,7 +15,9 @@ An answer is correct when the arg-max token at the last position, decoded, equal
 
 from culnig_tl.evaluation.answers import Condition, Mode, alignment, condition_answers, evaluate
 from culnig_tl.evaluation.comparison import compare, culture_effects
+from culnig_tl.evaluation.published import published
 from culnig_tl.evaluation.summary import accuracy_by, summarise
+from culnig_tl.evaluation.tables import paper_table, to_latex, to_markdown
 
 __all__ = [
     "Condition",
@@ -24,5 +28,9 @@ __all__ = [
     "condition_answers",
     "culture_effects",
     "evaluate",
+    "paper_table",
+    "published",
     "summarise",
+    "to_latex",
+    "to_markdown",
 ]

@@ -107,18 +107,33 @@ def condition_answers(
             rows = for_model(given, model)
             prepared = batches(model, rows, token_budget=token_budget)
             for draw, neurons in enumerate(draws):
-                frame = answers(model, rows, prepared, neurons, factor, mode=mode)
+                found = answers(model, rows, prepared, neurons, factor, mode=mode)
                 frames.append(
-                    frame.drop(columns="probabilities").assign(
-                        benchmark=benchmark,
-                        condition=name,
-                        draw=draw,
-                        n_neurons=len(neurons),
-                        factor=float(factor) if len(neurons) else 1.0,
+                    labelled(
+                        found, benchmark, condition=name, draw=draw, neurons=neurons, factor=factor
                     )
                 )
                 bar.update()
     return pd.concat(frames, ignore_index=True)
+
+
+def labelled(
+    found: pd.DataFrame,
+    benchmark: str,
+    *,
+    condition: str,
+    draw: int,
+    neurons: NeuronSet,
+    factor: float,
+) -> pd.DataFrame:
+    """Answers of one set with what ``summarise`` groups them by."""
+    return found.drop(columns="probabilities").assign(
+        benchmark=benchmark,
+        condition=condition,
+        draw=draw,
+        n_neurons=len(neurons),
+        factor=float(factor) if len(neurons) else 1.0,
+    )
 
 
 def alignment(prediction: str, answer: str, options: Sequence[str]) -> float:

@@ -40,8 +40,7 @@ def compare(
         progress: show a progress bar.
 
     Returns:
-        The table of ``summarise``; ``print_table`` shows it, ``to_latex`` and ``to_markdown`` write
-        it as the paper does.
+        The table of ``summarise``; ``print(to_markdown(table))`` shows it as the paper does.
 
     Raises:
         InvalidInputError: no benchmarks or conditions, or a factor for a condition that is not

@@ -24,6 +24,16 @@ from culnig_tl.evaluation.bootstrap import interval, p_values_of_drop, resampled
 LAYER_MATCHED = "layer-matched"
 """The condition with random sets that have as many neurons in each layer."""
 
+COLUMNS = (
+    *("benchmark", "condition", "n_neurons", "factor", "n_questions", "measure"),
+    *("accuracy", "accuracy_low", "accuracy_high"),
+    *("probability", "probability_low", "probability_high"),
+    "accuracy_sd_of_draws",
+    *("change", "change_low", "change_high"),
+    *("p_value", "p_layer_matched", "p_sets"),
+)
+"""The columns of ``summarise``."""
+
 BETWEEN = " ×"
 """Stands between the name of a condition and its factor, where there are several factors."""
 
@@ -53,9 +63,7 @@ def summarise(answers: pd.DataFrame, *, reference: str = "random", seed: int = 0
         tables.append(
             _summary(measured, reference, seed).assign(benchmark=benchmark, measure=measure)
         )
-    table = pd.concat(tables, ignore_index=True)
-    first = ["benchmark", "condition", "n_neurons", "factor", "n_questions", "measure"]
-    return table[[*first, *table.columns.drop(first)]]
+    return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
 
 
 def accuracy_by(
