@@ -48,7 +48,7 @@ from culnig_tl.questions import (
 )
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
-from culnig_tl.validation import grade, grade_scores
+from culnig_tl.validation import dose_response, grade, grade_scores, threshold_sweep
 
 __all__ = [
     "DEFAULT_SITES",
@@ -72,6 +72,7 @@ __all__ = [
     "culture_effects",
     "culture_general",
     "culture_specific",
+    "dose_response",
     "estimate",
     "evaluate",
     "figures",
@@ -90,6 +91,7 @@ __all__ = [
     "random_neurons",
     "render",
     "scaled_neurons",
+    "threshold_sweep",
     "to_latex",
     "to_markdown",
 ]

@@ -13,6 +13,7 @@ from culnig_tl import figures
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
+from culnig_tl.selection import random_neurons
 
 ODD = "<b>Ü & </script>"
 SHAPES = {
@@ -177,6 +178,70 @@ def test_no_bins_are_refused():
         figures.layer_heatmap(NeuronSet.of({"a": [(0, 0)]}), bins=0)
 
 
+def test_by_module_every_neuron_is_counted_in_its_layer_and_site():
+    neurons = many_neurons(500)
+    (panel,) = figures.layer_heatmap(neurons, by="module").data
+    assert list(panel.x) == list(SHAPES)
+    np.testing.assert_array_equal(np.nan_to_num(panel.z), neurons.per_layer().to_numpy())
+
+
+def test_by_module_scores_are_the_largest_with_its_neuron():
+    generator = torch.Generator().manual_seed(0)
+    values = {site: torch.randn(2, 3, 20, generator=generator) for site in ("a", "b")}
+    scores = NeuronScores(values, ("x", "y"), 4, (2, 2), {})
+    (panel,) = figures.layer_heatmap(scores, by="module").data
+    for column, site in enumerate(values):
+        total = values[site].sum(0)
+        for layer in range(3):
+            best = int(total[layer].argmax())
+            assert panel.z[layer, column] == total[layer, best]
+            assert panel.customdata[layer, column] == f"L{layer}.{site}.{best}"
+
+
+def test_by_culture_scores_are_the_largest_over_sites():
+    generator = torch.Generator().manual_seed(0)
+    values = {site: torch.randn(2, 3, 20, generator=generator) for site in ("a", "b")}
+    scores = NeuronScores(values, (ODD, "y"), 4, (2, 2), {})
+    (panel,) = figures.layer_heatmap(scores, by="culture").data
+    assert html.unescape(panel.x[0]) == ODD
+    for culture in range(2):
+        for layer in range(3):
+            best = max(
+                (float(values[site][culture, layer, neuron]), f"L{layer}.{site}.{neuron}")
+                for site in values
+                for neuron in range(20)
+            )
+            assert (panel.z[layer, culture], panel.customdata[layer, culture]) == best
+
+
+def test_by_culture_sets_are_counted_over_sites():
+    sets = {
+        "x": NeuronSet.of({"a": [(0, 1), (2, 5)], "b": [(2, 0)]}),
+        "y": NeuronSet.of({}, shapes={"a": (4, 9)}),
+    }
+    (panel,) = figures.layer_heatmap(sets, by="culture").data
+    assert np.nan_to_num(panel.z).tolist() == [[1, 0], [0, 0], [2, 0], [0, 0]]
+    assert panel.customdata[2, 0] == "L2.a.5, L2.b.0"
+
+
+@pytest.mark.usefixtures("as_for_a_user")
+def test_data_that_cannot_be_shown_that_way_are_refused():
+    one = NeuronSet.of({"a": [(0, 0)]})
+    with pytest.raises(InvalidInputError, match=r"^by is 'culture', and the data are one set;"):
+        figures.layer_heatmap(one, by="culture")
+    with pytest.raises(InvalidInputError, match=r"^by is 'module', and the data are 2 sets;"):
+        figures.layer_heatmap({"x": one, "y": one}, by="module")
+    with pytest.raises(InvalidInputError, match=r"^by is 'head'; choose one of 'neuron'"):
+        figures.layer_heatmap(one, by="head")
+
+
+@pytest.mark.parametrize("by", ["module", "culture"])
+def test_large_scores_by_column_stay_small(by):
+    values = {site: torch.rand(16, 48, 512) for site in SHAPES}
+    scores = NeuronScores(values, tuple("abcdefghijklmnop"), 1, (1,) * 16, {})
+    assert len(figures.layer_heatmap(scores, by=by).to_json()) < LARGEST
+
+
 # --- culture_matrix -------------------------------------------------------------------------------
 
 
@@ -197,10 +262,20 @@ def test_matrix_is_centred_on_zero_and_its_diagonal_outlined(effects):
     (panel,) = figure.data
     assert panel.zmid == 0
     assert -panel.zmin == panel.zmax == effects["change"].abs().max()
-    assert [(s.x0, s.y0) for s in figure.layout.shapes] == [(-0.5, -0.5), (0.5, 0.5), (1.5, 1.5)]
+    corners = [(s.x0, s.x1, s.y0, s.y1) for s in figure.layout.shapes]
+    kin, *own = corners
+    assert kin == (0.5, 2.5, 0.5, 2.5)  # Iran and Azerbaijan
+    assert own == [(i - 0.5, i + 0.5, i - 0.5, i + 0.5) for i in range(3)]
     assert panel.colorbar.title.text == "accuracy change, points"
     other = figures.culture_matrix(effects, value="probability_change").data[0]
     assert other.colorbar.title.text == "mean P(answer) change"
+
+
+def test_kin_stand_next_to_each_other(effects):
+    (panel,) = figures.culture_matrix(effects, kin=[("Azerbaijan", ODD)]).data
+    assert [html.unescape(name) for name in panel.x] == [ODD, "Azerbaijan", "Iran"]
+    assert list(panel.y) == list(panel.x)
+    assert panel.z[0, 1] == effects.set_index(["masked", "tested"])["change"][ODD, "Azerbaijan"]
 
 
 def test_matrix_escapes_names(effects):
@@ -257,10 +332,183 @@ def test_bars_refuse_what_they_cannot_draw(table):
         figures.comparison_bars(table, value="f1")
 
 
+# --- layer_profile --------------------------------------------------------------------------------
+
+
+def test_profile_lines_are_shares_of_each_set():
+    sets = {
+        ODD: NeuronSet.of({"a": [(0, 1), (0, 2), (2, 0)], "b": [(2, 1)]}),
+        "y": many_neurons(99),
+    }
+    lines = figures.layer_profile(sets).data
+    assert html.unescape(lines[0].name) == f"{ODD} (4)"
+    assert lines[0].y.tolist() == [50, 0, 50]
+    assert lines[1].y.sum() == pytest.approx(100)
+
+
+def test_the_band_holds_random_sets_as_often_as_it_says(model):
+    general = NeuronSet.of(
+        {"mlp.hook_post": [(0, i) for i in range(40)]},
+        shapes={"mlp.hook_post": (3, 64), "attn.hook_q": (3, 32)},
+    )
+    band, _ = figures.layer_profile(general).data
+    high, low = np.split(np.asarray(band.y), 2)
+    low = low[::-1]
+    drawn = [random_neurons(model, like=general, seed=seed) for seed in range(200)]
+    shares = np.array([100 * each.per_layer().sum(axis=1).to_numpy() / 40 for each in drawn])
+    inside = ((low <= shares) & (shares <= high)).mean()
+    assert 0.93 <= inside <= 0.995  # counts are whole, so an interval holds somewhat more than 95 %
+    assert (low > 0).all()
+    assert (high < 60).all()
+
+
+def test_a_set_by_hand_has_no_band_and_an_empty_one_is_refused():
+    assert len(figures.layer_profile(NeuronSet.of({"a": [(3, 17)]})).data) == 1
+    with pytest.raises(InvalidInputError, match=r"x 1, y 0\); give at least one set"):
+        figures.layer_profile({"x": NeuronSet.of({"a": [(0, 0)]}), "y": NeuronSet.of({})})
+    with pytest.raises(InvalidInputError, match="no sets"):
+        figures.layer_profile({})
+
+
+# --- dose_response and threshold_sweep ------------------------------------------------------------
+
+
+@pytest.fixture
+def doses() -> pd.DataFrame:
+    rows = [
+        {
+            "benchmark": benchmark,
+            "condition": condition,
+            "factor": factor,
+            "n_neurons": 7,
+            "n_questions": 40,
+            "accuracy": 50.0 + 20 * factor + i,
+            "accuracy_low": 45.0 + 20 * factor,
+            "accuracy_high": 56.0 + 20 * factor,
+        }
+        for benchmark in ("culture", ODD)
+        for i, condition in enumerate(("neurons", "random"))
+        for factor in (2.0, 0.0, 1.0)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_dose_lines_are_the_frame_in_order_of_the_factor(doses):
+    figure = figures.dose_response(doses)
+    lines = [trace for trace in figure.data if trace.fill is None and trace.x[0] is not None]
+    assert [html.unescape(line.name) for line in lines] == ["culture", "culture", ODD, ODD]
+    for line, (_, rows) in zip(
+        lines, doses.groupby(["benchmark", "condition"], sort=False), strict=True
+    ):
+        expected = rows.sort_values("factor")
+        np.testing.assert_array_equal(line.x, expected["factor"])
+        np.testing.assert_array_equal(line.y, expected["accuracy"])
+    bands = [trace for trace in figure.data if trace.fill == "toself"]
+    assert bands[0].y.tolist() == [56, 76, 96, 85, 65, 45]
+    assert sum(bool(line.showlegend) for line in lines) == 2
+    assert figure.data[-1].name == "random"
+    with pytest.raises(InvalidInputError, match=r"lacks probability.*validation\.dose_response"):
+        figures.dose_response(doses, value="probability")
+
+
+@pytest.fixture
+def sweep() -> pd.DataFrame:
+    rows = [
+        (name, value, 0.01, n, jaccard, benchmark, accuracy)
+        for name in ("t", "r")
+        for value, n, jaccard in ((0.02, 20, 0.5), (0.01, 10, 1.0))
+        for benchmark, accuracy in (("culture", 40.0 + n), (ODD, 90.0))
+    ]
+    columns = ["threshold", "value", "default", "n_neurons", "jaccard", "benchmark", "accuracy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_sweep_panels_are_the_frame(sweep):
+    figure = figures.threshold_sweep(sweep)
+    traces = {(t.xaxis, t.yaxis, html.unescape(t.name)): t for t in figure.data}
+    assert len(traces) == 2 * (1 + 1 + 2)
+    assert traces["x", "y", ""].y.tolist() == [10, 20]
+    assert traces["x3", "y3", ""].y.tolist() == [1, 0.5]
+    assert traces["x5", "y5", "culture"].y.tolist() == [50, 60]
+    assert traces["x6", "y6", ODD].y.tolist() == [90, 90]
+    for trace in traces.values():
+        assert list(trace.x) == ["0.01", "0.02"]
+        assert trace.marker.size[0] > trace.marker.size[1]
+    plain = figures.threshold_sweep(sweep.drop(columns=["benchmark", "accuracy"]))
+    assert len(plain.data) == 4
+
+
+# --- score_distribution, overlap_matrix, token_attribution ----------------------------------------
+
+
+def test_every_neuron_is_in_a_bar_and_every_given_one_too():
+    values = {"a": torch.randn(2, 3, 50), ODD: torch.zeros(2, 3, 4)}
+    scores = NeuronScores(values, ("x", "y"), 4, (2, 2), {})
+    best = int(values["a"].sum(0).flatten().argmax())
+    neurons = NeuronSet.of({"a": [divmod(best, 50), (0, 0)]})
+    everywhere, given, odd, none = figures.score_distribution(scores, neurons=neurons, bins=9).data
+    assert everywhere.y.sum() == 150
+    assert odd.y.sum() == 12
+    assert (given.y <= everywhere.y).all()
+    assert (given.y.sum(), given.y[-1] >= 1, none.y.sum()) == (2, True, 0)
+    with pytest.raises(InvalidInputError, match=r"^L0\.a\.50 was not scored"):
+        figures.score_distribution(scores, neurons=NeuronSet.of({"a": [(0, 50)]}))
+    with pytest.raises(InvalidInputError, match=r"^bins is 0"):
+        figures.score_distribution(scores, bins=0)
+
+
+def test_overlaps_are_jaccard_and_a_set_against_itself_is_blank():
+    sets = {ODD: many_neurons(50), "y": NeuronSet.of({}), "z": many_neurons(60)}
+    (panel,) = figures.overlap_matrix(sets).data
+    assert [html.unescape(name) for name in panel.x] == list(sets)
+    for i, one in enumerate(sets.values()):
+        for j, other in enumerate(sets.values()):
+            shared = len(set(one) & set(other))
+            assert panel.customdata[i][j] == [shared, len(one), len(other)]
+            union = len(set(one) | set(other))
+            assert np.isnan(panel.z[i, j]) if i == j else panel.z[i, j] == shared / union
+    assert panel.zmax == np.nanmax(panel.z)
+    with pytest.raises(InvalidInputError, match=r"^There is nothing to compare with 1 set"):
+        figures.overlap_matrix({"x": many_neurons(5)})
+
+
+TOKENS = ["<bos>", "a<b", ODD, "%{z}", "\n", " ", "خوش", "文化", " tea", "internationalisation"]
+
+
+def test_tokens_are_written_in_rows_and_centred_on_zero():
+    values = torch.linspace(-2, 1, len(TOKENS))
+    (panel,) = figures.token_attribution(TOKENS, values, per_row=4).data
+    assert panel.z.shape == (3, 4)
+    np.testing.assert_array_equal(panel.z.ravel()[: len(TOKENS)].astype(np.float32), values)
+    assert np.isnan(panel.z.ravel()[len(TOKENS) :]).all()
+    assert (panel.zmin, panel.zmid, panel.zmax) == (-2, 0, 2)
+    written = [html.unescape(cell) for row in panel.text for cell in row][: len(TOKENS)]
+    assert written[4:] == [r"\n", "·", "خوش", "文化", "tea", "internati…"]
+    whole = [html.unescape(cell) for row in panel.customdata for cell in row][: len(TOKENS)]
+    assert whole == [repr(token) for token in TOKENS]
+    assert not any("<" in cell for row in panel.text for cell in row)
+
+
+def test_a_long_prompt_is_drawn_and_silence_has_a_scale():
+    figure = figures.token_attribution(["tea"] * 2000, np.zeros(2000))
+    assert figure.data[0].zmax == 1
+    assert len(figure.to_json()) < LARGEST
+
+
+@pytest.mark.parametrize(
+    ("tokens", "values"), [([], []), (["a"], [1.0, 2.0]), (["a"], [float("nan")])]
+)
+def test_tokens_without_values_are_refused(tokens, values):
+    with pytest.raises(InvalidInputError, match="give one finite value a token"):
+        figures.token_attribution(tokens, np.array(values))
+    with pytest.raises(InvalidInputError, match=r"^per_row is 0"):
+        figures.token_attribution(["a"], np.ones(1), per_row=0)
+
+
 # --- all of them ----------------------------------------------------------------------------------
 
 
-def test_nothing_global_changes_and_nothing_is_shown(effects, table, monkeypatch):
+def test_nothing_global_changes_and_nothing_is_shown(effects, table, doses, sweep, monkeypatch):
     shown = []
     monkeypatch.setattr(plotly.io, "show", lambda *_, **__: shown.append(1))
     before = plotly.io.templates.default, plotly.io.renderers.default
@@ -268,7 +516,14 @@ def test_nothing_global_changes_and_nothing_is_shown(effects, table, monkeypatch
         figures.layer_heatmap(NeuronSet.of({"a": [(0, 1)]})),
         figures.culture_matrix(effects),
         figures.comparison_bars(table),
+        figures.layer_profile(many_neurons(9)),
+        figures.dose_response(doses),
+        figures.threshold_sweep(sweep),
+        figures.score_distribution(NeuronScores({"a": torch.rand(1, 2, 3)}, ("x",), 1, (1,), {})),
+        figures.overlap_matrix({"x": many_neurons(9), "y": many_neurons(8)}),
+        figures.token_attribution(["a"], np.ones(1)),
     ]
+    assert len({type(figure) for figure in made}) == 1
     assert (plotly.io.templates.default, plotly.io.renderers.default) == before
     assert not shown
     for figure in made:

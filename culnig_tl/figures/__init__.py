@@ -11,7 +11,22 @@ Names are shown as they are written: Plotly's own markup (``<b>``) in them is es
 """
 
 from culnig_tl.figures.bars import comparison_bars
+from culnig_tl.figures.curves import dose_response, threshold_sweep
+from culnig_tl.figures.distribution import score_distribution
 from culnig_tl.figures.heatmap import layer_heatmap
 from culnig_tl.figures.matrix import culture_matrix
+from culnig_tl.figures.overlap import overlap_matrix
+from culnig_tl.figures.profile import layer_profile
+from culnig_tl.figures.tokens import token_attribution
 
-__all__ = ["comparison_bars", "culture_matrix", "layer_heatmap"]
+__all__ = [
+    "comparison_bars",
+    "culture_matrix",
+    "dose_response",
+    "layer_heatmap",
+    "layer_profile",
+    "overlap_matrix",
+    "score_distribution",
+    "threshold_sweep",
+    "token_attribution",
+]

@@ -5,14 +5,20 @@ from typing import Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from culnig_tl.figures.style import all_shown, axis, check_columns, known, layout, shown
+from culnig_tl.figures.style import (
+    LEGEND,
+    MEASURES,
+    all_shown,
+    axis,
+    check_columns,
+    known,
+    layout,
+    shown,
+)
 
 _CONDITIONS = ("#56B4E9", "#E69F00", "#BDBDBD", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
-_INTERVAL = "#5f5f5f"
-_MEASURES = {
-    "accuracy": ("accuracy, %", "Accuracy", ".1f", [0, 106]),
-    "probability": ("mean P(answer)", "Mean P(answer)", ".3f", None),
-}
+_INTERVAL = "#707070"
+_BARS_WITH_LEVEL_TEXT = 15
 
 
 def comparison_bars(
@@ -34,7 +40,7 @@ def comparison_bars(
         >>> comparison_bars(table).data[0].y.tolist()
         [92.0]
     """
-    unit, measure, number, span = _MEASURES[known(value, _MEASURES)]
+    unit, measure, number, span = MEASURES[known(value, MEASURES)]
     low, high = f"{value}_low", f"{value}_high"
     needed = ("benchmark", "condition", "n_neurons", "n_questions", value, low, high)
     check_columns(table, needed, "evaluation.summarise")
@@ -48,7 +54,7 @@ def comparison_bars(
                 "array": (rows[high] - rows[value]).to_numpy(float),
                 "arrayminus": (rows[value] - rows[low]).to_numpy(float),
                 "color": _INTERVAL,
-                "thickness": 1.5,
+                "thickness": 2,
                 "width": 4,
             },
             customdata=rows[[low, high, "n_neurons", "n_questions"]].to_numpy(float).tolist(),
@@ -56,6 +62,7 @@ def comparison_bars(
             texttemplate=f"%{{y:{number}}}",
             textposition="inside",
             insidetextanchor="start",
+            textangle=0 if len(table) <= _BARS_WITH_LEVEL_TEXT else -90,
             hovertemplate=(
                 f"%{{x}}, {shown(condition)} (%{{customdata[2]:.0f}} neurons)<br>{unit}: "
                 f"%{{y:{number}}} [%{{customdata[0]:{number}}}, %{{customdata[1]:{number}}}]<br>"
@@ -68,7 +75,7 @@ def comparison_bars(
         barmode="group",
         bargap=0.25,
         bargroupgap=0.06,
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        legend=LEGEND,
     )
     figure.update_xaxes(axis(None), type="category", showgrid=False)
     return figure.update_yaxes(axis(unit), range=span, rangemode="tozero")

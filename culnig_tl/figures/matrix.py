@@ -1,6 +1,6 @@
 """Cultures by cultures."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from culnig_tl.atlas.facts import KIN
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.figures.style import all_shown, axis, check_columns, colour_bar, known, layout
 
@@ -17,10 +18,15 @@ _CHANGES = {
     "probability_change": ("mean P(answer) change", "Mean P(answer)", ".2f", 0.01),
 }
 _VALUES_SHOWN_UP_TO = 20
+_OWN = {"color": "#E69F00", "width": 2.5}
+_KIN = {"color": "#7a7a7a", "width": 1.5}
 
 
 def culture_matrix(
-    effects: pd.DataFrame, *, value: Literal["change", "probability_change"] = "change"
+    effects: pd.DataFrame,
+    *,
+    value: Literal["change", "probability_change"] = "change",
+    kin: Iterable[Collection[str]] = KIN,
 ) -> go.Figure:
     """What masking each culture's neurons does to every culture.
 
@@ -28,10 +34,13 @@ def culture_matrix(
         effects: the frame of ``evaluation.culture_effects``, one row a pair of cultures.
         value: ``"change"`` (accuracy, points) or ``"probability_change"`` (mean ``P(answer)``,
             -1 to 1).
+        kin: groups of cultures that belong together; by default those of the embedded model, which
+            are pairs of BLEnD's cultures.
 
     Returns:
-        Masked cultures as rows, tested cultures as columns, in the order of ``tested``, so that kin
-        given next to each other stay so; a culture's effect on itself is outlined. Red is a drop.
+        Masked cultures as rows, tested cultures as columns, in the order of ``tested`` but with kin
+        next to each other. A culture's effect on itself is outlined, and kin have a thinner outline
+        around them. Red is a drop.
 
     Raises:
         InvalidInputError: missing columns, no rows, a pair given twice, or another ``value``.
@@ -45,7 +54,8 @@ def culture_matrix(
     unit, measure, number, least = _CHANGES[known(value, _CHANGES)]
     check_columns(effects, ("masked", "tested", *_EFFECTS), "evaluation.culture_effects")
     _check_pairs(effects)
-    tested = list(effects["tested"].unique())
+    groups = [set(group) for group in kin]
+    tested = _kin_together(effects["tested"].unique(), groups)
     masked = sorted(effects["masked"].unique(), key=lambda culture: _place(culture, tested))
     fields = _fields(effects, masked, tested)
     cells = fields[..., _EFFECTS.index(value)]
@@ -77,7 +87,11 @@ def culture_matrix(
     figure.update_layout(
         layout(f"{measure}: what masking a culture's neurons does to each culture"),
         height=170 + 27 * max(len(masked), 7),
-        shapes=[_outline(tested.index(c), row) for row, c in enumerate(masked) if c in tested],
+        shapes=[
+            outline
+            for group, line in [*((kin, _KIN) for kin in groups), *(({c}, _OWN) for c in masked)]
+            for outline in _outline(tested, masked, group, line)
+        ],
     )
     figure.update_xaxes(axis("culture tested"), type="category", tickangle=-40, showgrid=False)
     return figure.update_yaxes(
@@ -108,10 +122,27 @@ def _fields(
     return np.stack(grids, axis=-1)
 
 
-def _outline(column: int, row: int) -> dict[str, Any]:
-    """A frame around one cell of a matrix."""
-    corners = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
-    return {"type": "rect", **corners, "line": {"color": "#E69F00", "width": 2.5}}
+def _kin_together(cultures: Iterable[str], kin: Sequence[Set[str]]) -> list[str]:
+    """The cultures in their order, but each group where its first culture stands."""
+    ordered: dict[str, None] = {}
+    cultures = list(cultures)
+    for culture in cultures:
+        group = next((group for group in kin if culture in group), {culture})
+        ordered |= dict.fromkeys(each for each in cultures if each in group)
+    return list(ordered)
+
+
+def _outline(
+    tested: Sequence[str], masked: Sequence[str], group: Set[str], line: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """A frame around the cells of a group's cultures among themselves, if there are any."""
+    columns = [i for i, culture in enumerate(tested) if culture in group]
+    rows = [i for i, culture in enumerate(masked) if culture in group]
+    if not columns or not rows:
+        return []
+    corners = {"x0": min(columns) - 0.5, "x1": max(columns) + 0.5}
+    corners |= {"y0": min(rows) - 0.5, "y1": max(rows) + 0.5}
+    return [{"type": "rect", **corners, "line": dict(line)}]
 
 
 def _place(culture: str, order: Sequence[str]) -> int:

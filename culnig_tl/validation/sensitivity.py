@@ -1,0 +1,149 @@
+"""How much a selection hangs on its thresholds.
+
+One threshold moves at a time, the others stay at the published values (arXiv 2510.08284): ``t``,
+the share that is kept; ``r``, the share that is dropped as reacting to a country's name; ``z``, the
+least z-score of a culture-specific neuron. The Jaccard index with the default set says how much of
+the finding would have been another; accuracy under masking says whether that matters.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from culnig_tl.errors import InvalidInputError
+from culnig_tl.evaluation import evaluate
+from culnig_tl.hooks import HookedModel
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.scores import NeuronScores
+from culnig_tl.selection import culture_general, culture_specific
+
+_GENERAL = {"mlp_top": 0.01, "attention_top": 0.002, "recognition_top": 0.01}
+_SPECIFIC = {"top": 0.003, "recognition_top": 0.01, "min_z": 0.5}
+_OF_SHARE_KEPT = (0.25, 0.5, 1.0, 2.0, 4.0)
+_OF_SHARE_DROPPED = (0.0, 0.5, 1.0, 2.0, 4.0)
+_FROM_Z = (-0.5, -0.25, 0.0, 0.5, 1.0)
+
+
+def threshold_sweep(
+    cultural: NeuronScores,
+    control: NeuronScores | None = None,
+    recognition: NeuronScores | None = None,
+    *,
+    culture: str | None = None,
+    t: Sequence[float] | None = None,
+    r: Sequence[float] | None = None,
+    z: Sequence[float] | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    model: HookedModel | None = None,
+    benchmarks: Mapping[str, Dataset] | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Sizes, overlaps and, if wanted, effects of the sets that other thresholds select.
+
+    Args:
+        cultural, control, recognition: scores, as ``culture_general`` and ``culture_specific`` take
+            them.
+        culture: sweep the thresholds of this culture's specific neurons; None sweeps those of the
+            culture-general ones, which have no z.
+        t: shares to keep (of the MLP pool; the attention pool's share moves in proportion); by
+            default a quarter of the default share to four times it.
+        r: shares to drop by recognition score; by default none to four times the default share.
+            Without ``recognition`` there is nothing to drop and no sweep.
+        z: least z-scores; by default half a deviation below the default to one above it.
+        thresholds: defaults other than the published ones, by the names of ``culture_general``
+            or ``culture_specific``.
+        model, benchmarks: also measure what masking each set does to these questions; both or
+            neither.
+        progress: show a progress bar.
+
+    Returns:
+        One row a threshold ("t", "r", "z") and value (and benchmark): threshold, value, default
+        (the threshold's own), n_neurons, jaccard (with the set at the defaults, 0 to 1); with a
+        model also benchmark, accuracy (%) and probability (0 to 1) when the set is masked.
+
+    Raises:
+        InvalidInputError: a threshold's name that is unknown, a model without benchmarks or the
+            other way round, or scores that cannot be compared.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> model, rows = ct.load_model(), ct.load_benchmark("atlas", split="identify", limit=8)
+        >>> sweep = threshold_sweep(ct.attribute(model, rows, progress=False), progress=False)
+        >>> sweep.loc[sweep["value"] == 0.01, "jaccard"].tolist()
+        [1.0]
+    """
+    if (model is None) != (benchmarks is None):
+        given, lacking = ("model", "benchmarks") if benchmarks is None else ("benchmarks", "model")
+        raise InvalidInputError(
+            f"{given} was given without {lacking}; give both to measure what masking does, or "
+            "neither."
+        )
+    defaults = _defaults(culture, thresholds or {})
+    select = (
+        partial(culture_general, cultural, control, recognition)
+        if culture is None
+        else partial(culture_specific, cultural, control, recognition, culture=culture)
+    )
+    usual = select(**defaults)
+    steps = list(_steps(defaults, t, r if recognition is not None else (), z))
+    rows = []
+    for threshold, value, default, moved in tqdm(steps, desc="thresholds", disable=not progress):
+        neurons = select(**{**defaults, **moved})
+        row = {
+            "threshold": threshold,
+            "value": value,
+            "default": default,
+            "n_neurons": len(neurons),
+            "jaccard": usual.jaccard(neurons),
+        }
+        rows += [{**row, **effect} for effect in _effects(model, benchmarks, neurons)]
+    return pd.DataFrame(rows)
+
+
+def _defaults(culture: str | None, given: Mapping[str, float]) -> dict[str, float]:
+    published = _GENERAL if culture is None else _SPECIFIC
+    if unknown := [name for name in given if name not in published]:
+        raise InvalidInputError(
+            f"There is no threshold {', '.join(unknown)} here; the known ones are "
+            f"{', '.join(published)}."
+        )
+    return {**published, **given}
+
+
+def _steps(
+    defaults: Mapping[str, float],
+    t: Sequence[float] | None,
+    r: Sequence[float] | None,
+    z: Sequence[float] | None,
+) -> Iterator[tuple[str, float, float, dict[str, float]]]:
+    """Threshold, its value, its default, and the arguments that it changes."""
+    kept = defaults["top"] if "top" in defaults else defaults["mlp_top"]
+    for value in [kept * each for each in _OF_SHARE_KEPT] if t is None else t:
+        shares = [name for name in ("top", "mlp_top", "attention_top") if name in defaults]
+        yield "t", value, kept, {name: defaults[name] * value / kept for name in shares}
+    dropped = defaults["recognition_top"]
+    for value in [dropped * each for each in _OF_SHARE_DROPPED] if r is None else r:
+        yield "r", value, dropped, {"recognition_top": value}
+    if "min_z" in defaults:
+        least = defaults["min_z"]
+        for value in [least + each for each in _FROM_Z] if z is None else z:
+            yield "z", value, least, {"min_z": value}
+
+
+def _effects(
+    model: HookedModel | None, benchmarks: Mapping[str, Dataset] | None, neurons: NeuronSet
+) -> Iterator[dict[str, str | float]]:
+    """What masking does to each benchmark; one empty row where nothing is measured."""
+    if model is None or benchmarks is None:
+        yield {}
+        return
+    for name, rows in benchmarks.items():
+        answers = evaluate(model, rows, neurons=neurons)
+        yield {
+            "benchmark": name,
+            "accuracy": 100 * float(answers["correct"].mean()),
+            "probability": float(answers["probability"].mean()),
+        }
