@@ -67,3 +67,155 @@ def write_blend(folder: Path) -> Path:
     (folder / "annotations").mkdir()
     (folder / "annotations" / "US_data.json").write_text('{"Al-en-01": {\n"question": "?"}}')
     return folder
+
+
+# --- the others -----------------------------------------------------------------------------------
+
+
+def write_culturalbench(folder: Path) -> Path:
+    """Five rows of two countries; one option's cell reads None, one question has two lines."""
+    countries = ["Spain", "United Kingdom", "Spain", "Spain", "United Kingdom"]
+    write_csv(
+        folder / "CulturalBench-Easy.csv",
+        [
+            {
+                "data_idx": n,
+                "question_idx": n,
+                "prompt_question": f"What is common at table {n}\nin {country}?",
+                "prompt_option_a": f"soup {n}",
+                "prompt_option_b": f"bread {n}",
+                "prompt_option_c": f"salad {n}",
+                "prompt_option_d": "None" if n == 2 else f"tea {n}",
+                "answer": "AABAD"[n],
+                "country": country,
+            }
+            for n, country in enumerate(countries)
+        ],
+    )
+    return folder
+
+
+NORMAD_LABELS = ["yes", "yes", "yes", "no", "no", "neutral"]
+
+
+def write_normad(folder: Path) -> Path:
+    """Six rows of one country in the hub's columns; two of them come again in other columns."""
+    stories = [
+        f"In Spain, Ann brought gift {n} to a traditional meal. Was that socially acceptable?"
+        for n in range(len(NORMAD_LABELS))
+    ]
+    write_csv(
+        folder / "derived" / "normad.csv.gz",
+        [
+            {"ID": n, "Country": "spain", "Rule-of-Thumb": "-", "Story": story, "Gold Label": label}
+            for n, (story, label) in enumerate(zip(stories, NORMAD_LABELS, strict=True))
+        ],
+    )
+    again = [
+        {"ex_id": n, "situation": stories[n], "country": "spain", "answer": NORMAD_LABELS[n]}
+        for n in (0, 1)
+    ]
+    (folder / "region.json.gz").write_bytes(gzip.compress(json.dumps(again).encode()))
+    return folder
+
+
+def write_commonsenseqa(folder: Path) -> Path:
+    """Two questions in the official layout, and the same in the hub's."""
+    folder.mkdir()
+    official, hub = [], []
+    for key in ("A", "E"):
+        pairs = [{"label": letter, "text": f"place {letter}"} for letter in "ABCDE"]
+        stem = {"stem": f"Where is {key}?", "choices": pairs, "question_concept": "-"}
+        official.append({"answerKey": key, "id": f"id-{key}", "question": stem})
+        choices = {name: [pair[name] for pair in pairs] for name in ("label", "text")}
+        hub.append(
+            {
+                "id": f"id-{key}",
+                "question": f"Where is {key}?",
+                "question_concept": "-",
+                "choices": choices,
+                "answerKey": key,
+            }
+        )
+    for name, rows in (("dev_rand_split", official), ("validation_hf_rows", hub)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    (folder / "train_rand_split.jsonl").write_text(json.dumps({**hub[0], "id": "train"}))
+    return folder
+
+
+def write_qnli(folder: Path) -> Path:
+    """Three rows, one with a lone quote, which swallows lines where quotes count."""
+    folder.mkdir(parents=True)
+    lines = [
+        "index\tquestion\tsentence\tlabel",
+        '0\tWho sang?\t"Ann sang, he said.\tentailment',
+        "1\tWho sang?\tIt rained.\tnot_entailment",
+        '2\tWhat fell?\tRain" fell.\tentailment',
+    ]
+    (folder / "dev.tsv").write_text("\n".join(lines) + "\n")
+    (folder / "train.tsv").write_text("\n".join([lines[0], "9\tWhy?\tSo.\tentailment"]) + "\n")
+    return folder
+
+
+def write_mrpc(folder: Path) -> Path:
+    """Two test rows behind a byte-order mark, and a dev file without index."""
+    folder.mkdir(parents=True)
+    header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"
+    (folder / "test.tsv").write_text(
+        f'\ufeffindex\t{header}\n0\t1\t7\t8\tHe said " yes .\tYes , he said .\n'
+        "1\t0\t9\t10\tA .\tB .\n",
+        encoding="utf-8",
+    )
+    (folder / "dev.tsv").write_text(f"\ufeff{header}\n1\t1\t2\tC .\tD .\n", encoding="utf-8")
+    return folder
+
+
+def write_countryrc(folder: Path) -> Path:
+    folder.mkdir()
+    contexts = ["Jo flew to {country}.", "Jo left {country_dummy} for {country}."]
+    (folder / "data.json").write_text(
+        json.dumps(
+            [
+                {"id": str(n), "context": text, "question": "Where did Jo go?"}
+                for n, text in enumerate(contexts)
+            ]
+        )
+    )
+    return folder
+
+
+SCALES = {"Q1": (1, 4), "Q48": (1, 10), "Q106": (0, 2), "Q234A": (1, 5)}
+
+
+def write_survey(folder: Path, metadata: Mapping[str, Mapping[str, object]] | None = None) -> Path:
+    """Made-up respondents of three countries who answer every question of the metadata.
+
+    The world, 30 people a country, answers by turns; in Iran everyone gives the largest number.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = metadata or {
+        "B_COUNTRY": {"use_case": "demographic"},
+        **{
+            name: {
+                "question": f"On a scale of {low} to {high}, how much?",
+                "category": "Trust",
+                "use_case": "value",
+                "answer_scale_min": low,
+                "answer_scale_max": high,
+            }
+            for name, (low, high) in SCALES.items()
+        },
+    }
+    (folder / "question_metadata.json").write_text(json.dumps(metadata))
+    asked = {name: about for name, about in metadata.items() if about["use_case"] == "value"}
+    people, values = ["D_INTERVIEW\tA_YEAR\tB_COUNTRY"], ["\t".join(["D_INTERVIEW", *asked])]
+    for number, country in enumerate(["Iran", "Great Britain", "Mexico"] * 30):
+        people.append(f"{number}\t2018\t{country}")
+        cells = []
+        for about in asked.values():
+            low, high = int(str(about["answer_scale_min"])), int(str(about["answer_scale_max"]))
+            cells.append(f"{high if country == 'Iran' else low + number % (high + 1 - low)}.0")
+        values.append("\t".join([str(number), *cells]))
+    (folder / "full_demographic_qa.tsv").write_text("\n".join(people) + "\n")
+    (folder / "full_value_qa.tsv").write_text("\n".join(values) + "\n")
+    return folder

@@ -13,7 +13,16 @@ from typing import Any, get_args
 import numpy as np
 from datasets import Dataset
 
-from culnig_tl.benchmarks import atlas, blend
+from culnig_tl.benchmarks import (
+    atlas,
+    blend,
+    commonsenseqa,
+    countryrc,
+    culturalbench,
+    glue,
+    normad,
+    worldvaluesbench,
+)
 from culnig_tl.benchmarks.cultures import culture_name
 from culnig_tl.benchmarks.sources import Loaded, Source
 from culnig_tl.errors import InvalidInputError, UnknownNameError, check_choice
@@ -28,12 +37,29 @@ _ATLAS: dict[str, Callable[[Split], list[dict[str, Any]]]] = {
 }
 _LOADERS: dict[str, Callable[[Split, Source, Sequence[Template]], Loaded]] = {
     "blend": blend.load,
+    "countryrc": countryrc.load,
+    "culturalbench": culturalbench.load,
+    "normad": normad.load,
+    "normad-control": normad.load_control,
+    "worldvaluesbench": worldvaluesbench.load,
+    "commonsenseqa": commonsenseqa.load,
+    "qnli": glue.load_qnli,
+    "mrpc": glue.load_mrpc,
 }
 TEMPLATES: Mapping[str, tuple[Template, ...]] = {
     "blend": blend.OWN_PROMPT,
+    "countryrc": countryrc.TEMPLATES,
+    "culturalbench": culturalbench.TEMPLATES,
+    "normad": normad.TEMPLATES,
+    "normad-control": normad.CONTROL_TEMPLATES,
+    "worldvaluesbench": worldvaluesbench.TEMPLATES,
+    "commonsenseqa": commonsenseqa.TEMPLATES,
+    "qnli": glue.QNLI_TEMPLATES,
+    "mrpc": glue.MRPC_TEMPLATES,
 }
 """The wordings that ``load_benchmark`` takes of its own accord."""
-_CONTROLS = {"blend-control": "blend"}
+_CONTROLS = {"blend-control": "blend", "culturalbench-control": "culturalbench"}
+_WITHOUT_CULTURE = ("commonsenseqa", "qnli", "mrpc")
 BENCHMARKS = (*_ATLAS, *_LOADERS, *_CONTROLS)
 
 
@@ -52,9 +78,13 @@ def load_benchmark(
 
     Args:
         name: ``"atlas"`` (culture), ``"atlas-control"`` (the same without the question),
-            ``"atlas-countries"`` (country names), ``"atlas-commonsense"``, ``"atlas-ordering"``,
-            ``"blend"`` or ``"blend-control"``.
-        split: ``"identify"`` to find neurons, ``"test"`` to measure them, ``"all"`` for both.
+            ``"atlas-countries"`` (country names), ``"atlas-commonsense"``, ``"atlas-ordering"``;
+            ``"blend"``, ``"culturalbench"``, ``"normad"``, the same with ``"-control"``,
+            ``"worldvaluesbench"`` (from local files only), ``"countryrc"`` (country names, with
+            passages of this package); ``"commonsenseqa"``, ``"qnli"``, ``"mrpc"``.
+        split: ``"identify"`` to find neurons, ``"test"`` (the other rows) to measure them,
+            ``"all"`` for both. The last three benchmarks have no part to identify with, and their
+            ``"test"`` is ``"all"``.
         data_dir: the folder of that benchmark's files; None fetches them from the hub.
         cultures: only these, in any benchmark's spelling; None takes all.
         limit: at most so many rows, drawn with ``seed`` and kept in their order.
@@ -81,6 +111,11 @@ def load_benchmark(
             f"There is no benchmark {name!r}; the known ones are {', '.join(BENCHMARKS)}."
         )
     check_choice("split", split, get_args(Split))
+    if name in _WITHOUT_CULTURE and (split == "identify" or cultures is not None):
+        raise InvalidInputError(
+            f"{name} has no culture to identify neurons with; "
+            "take split='test' or 'all', and leave cultures out."
+        )
     source = Source(None if data_dir is None else Path(data_dir).expanduser(), revision)
     rows = _rows(name, split, source, templates)
     if cultures is not None:

@@ -28,6 +28,16 @@ _NAMES = {
 }
 
 
+def in_a_sentence(name: str) -> str:
+    """A culture's name as it stands in a sentence.
+
+    Example:
+        >>> in_a_sentence("UK"), in_a_sentence("Iran")
+        ('the UK', 'Iran')
+    """
+    return f"the {name}" if name in ("UK", "USA", "Netherlands", "Philippines") else name
+
+
 def culture_name(spelling: str) -> str:
     """The name of a culture in this package.
 

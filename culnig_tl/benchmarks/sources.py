@@ -11,7 +11,8 @@ down in ``rows.info.description``.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -24,6 +25,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
 from culnig_tl.errors import InvalidInputError, MissingFileError, first_line
+from culnig_tl.questions import Item, Split
 from culnig_tl.questions.frames import TABLES, read_table
 
 Columns = Mapping[str, Sequence[str]]
@@ -69,8 +71,14 @@ class Source:
     data_dir: Path | None = None
     revision: str | None = None
 
-    def read(self, hub: Hub, columns: Columns, *, key: str) -> Records:
+    def read(self, hub: Hub, columns: Columns, *, key: str, files: str = "") -> Records:
         """The records that have the wanted columns; those with the same ``key`` count once.
+
+        Args:
+            hub: where the hub has them.
+            columns: what is wanted.
+            key: the column of ours by which a record is known.
+            files: in a folder, only files whose path within it matches this regular expression.
 
         Raises:
             MissingFileError: no folder, no table with these columns in it, or a hub out of reach.
@@ -78,7 +86,28 @@ class Source:
         """
         if self.data_dir is None:
             return _from_hub(hub, columns, self.revision)
-        return _from_folder(self.data_dir, columns, key)
+        return read_folder(self.data_dir, columns, key=key, files=files)
+
+
+def half_of_groups(items: Sequence[Item], split: Split, group: Callable[[Item], Any]) -> list[Item]:
+    """The first half of every group to identify, rounded down, the rest to test, in their order.
+
+    Example:
+        >>> items = [Item(id=name, options=("a", "b"), answer=0) for name in ("1", "2", "3")]
+        >>> [item.id for item in half_of_groups(items, "test", lambda item: "one group")]
+        ['2', '3']
+    """
+    if split == "all":
+        return list(items)
+    sizes = Counter(group(item) for item in items)
+    seen: Counter[Any] = Counter()
+    kept = []
+    for item in items:
+        first = seen[group(item)] < sizes[group(item)] // 2
+        seen[group(item)] += 1
+        if first == (split == "identify"):
+            kept.append(item)
+    return kept
 
 
 def parsed_json(cell: Any, name: str) -> Any:
@@ -95,10 +124,11 @@ def parsed_json(cell: Any, name: str) -> Any:
         raise InvalidInputError(f"{name}: {cell!r} is not JSON; get the file anew.") from error
 
 
-def _from_folder(folder: Path, columns: Columns, key: str) -> Records:
+def read_folder(folder: Path, columns: Columns, *, key: str, files: str = "") -> Records:
+    """What `Source.read` takes from a folder."""
     found = [
         (path, table)
-        for path, frame in _tables(folder)
+        for path, frame in _tables(folder, files)
         if (table := _renamed(frame, columns)) is not None
     ]
     if not found:
@@ -107,9 +137,11 @@ def _from_folder(folder: Path, columns: Columns, key: str) -> Records:
             f"No file in {folder} is a table with the columns {wanted}; give the folder of "
             "this benchmark's files, or leave data_dir out to take the hub's."
         )
-    frame = pd.concat([table for _, table in found], ignore_index=True)
-    names = ", ".join(str(path.relative_to(folder)) for path, _ in found)
-    return Records(_texts(frame.drop_duplicates(key)), f"files {names}")
+    records: dict[str, Record] = {}
+    for record in _texts(pd.concat([table for _, table in found], ignore_index=True)):
+        records.setdefault(record[key], record)
+    names = ", ".join(path.relative_to(folder).as_posix() for path, _ in found)
+    return Records(list(records.values()), f"files {names}")
 
 
 def _from_hub(hub: Hub, columns: Columns, revision: str | None) -> Records:
@@ -133,10 +165,23 @@ def _from_hub(hub: Hub, columns: Columns, revision: str | None) -> Records:
     return Records(_texts(table), f"hub {hub.path}{config} at {_commit(loaded) or revision}")
 
 
-def _tables(folder: Path) -> list[tuple[Path, pd.DataFrame]]:
+def checked_folder(folder: Path) -> Path:
+    """The folder, if there is one.
+
+    Raises:
+        MissingFileError: there is none.
+    """
     if not folder.is_dir():
         raise MissingFileError(f"There is no folder {folder}; give the folder of this benchmark.")
-    paths = sorted(path for path in folder.rglob("*") if path.name.endswith(TABLES))
+    return folder
+
+
+def _tables(folder: Path, files: str) -> list[tuple[Path, pd.DataFrame]]:
+    paths = sorted(
+        path
+        for path in checked_folder(folder).rglob("*")
+        if path.name.endswith(TABLES) and re.search(files, path.relative_to(folder).as_posix())
+    )
     return [(path, read_table(path)) for path in paths if not _is_object(path)]
 
 
@@ -155,7 +200,7 @@ def _renamed(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame | None:
         ours: next((name for name in names if name in frame), None)
         for ours, names in columns.items()
     }
-    if None in theirs.values():
+    if None in theirs.values() or frame.empty:
         return None
     return pd.DataFrame({ours: frame[name] for ours, name in theirs.items()}, dtype=object)
 

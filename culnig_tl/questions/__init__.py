@@ -11,7 +11,7 @@
 
 from culnig_tl.questions.batching import Batch, batches
 from culnig_tl.questions.frames import questions_from_frame
-from culnig_tl.questions.prompts import Item, Template, control_of, rows_of
+from culnig_tl.questions.prompts import Item, Template, control_of, order_of, rows_of
 from culnig_tl.questions.rendering import for_model, label_tokens, render
 from culnig_tl.questions.schema import FEATURES, Split, fingerprint, questions
 
@@ -26,6 +26,7 @@ __all__ = [
     "fingerprint",
     "for_model",
     "label_tokens",
+    "order_of",
     "questions",
     "questions_from_frame",
     "render",

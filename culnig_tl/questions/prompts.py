@@ -10,8 +10,8 @@ in braces is filled in:
 | ``{question}``, ``{passage}``, ``{story}``, ``{country}``, ... | the item's own texts |
 
 Other braces stay as they are, so a template may hold JSON. Options are shown in an order that comes
-from a hash of the item's id (BLAKE2, so it is the same on every machine and in every version of
-Python), unless their order means something.
+from a hash of the item's id and culture (BLAKE2, so it is the same on every machine and in every
+version of Python), unless their order means something.
 
 A *control* row is a row without its question; instruction, options, their order and the right label
 stay. What counts as the question is the line of the template that holds ``{question}``, or else
@@ -133,7 +133,8 @@ def _control(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _row(item: Item, template: Template, benchmark: str) -> dict[str, Any]:
     n = len(item.options)
-    order = list(range(n)) if item.ordered else order_of(item.id, n)
+    fixed = item.ordered or template.labels == "values"
+    order = list(range(n)) if fixed else order_of(f"{item.id}|{item.culture}", n)
     labels = _labels(item, template, order)
     texts = [item.options[index] for index in order]
     listed = "\n".join(f"{label}. {text}" for label, text in zip(labels, texts, strict=True))

@@ -1,0 +1,190 @@
+"""WorldValuesBench: what people of a country answered (Zhao et al. 2024), from local files only.
+
+The World Values Survey's data may not be passed on, so there is nothing to fetch; ``data_dir`` has
+
+* ``question_metadata.json`` of the WorldValuesBench repository, and
+* the two tables that its code makes of the survey, ``full_demographic_qa.tsv`` (``D_INTERVIEW``,
+  ``B_COUNTRY``) and ``full_value_qa.tsv`` (``D_INTERVIEW`` and a column a question), in subfolders
+  or not.
+
+A question counts for a country where anyone there answered it; negative codes (no answer) are
+empty. The right label is the country's commonest answer, the smallest of several. Identify: the 40
+questions of a country whose answers diverge most from the world's, by Kullback-Leibler divergence
+KL(country || world) in nats, the world being all respondents; test: the others.
+
+Options are the numbers of the question's own scale in order, whether it begins at 0 or 1 and ends
+at 2 or 10. Every question with the use ``value`` takes part, ``Q234A`` too.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from culnig_tl.benchmarks.cultures import culture_name, in_a_sentence
+from culnig_tl.benchmarks.sources import Loaded, Source, checked_folder
+from culnig_tl.errors import InvalidInputError, MissingFileError
+from culnig_tl.files import read_json
+from culnig_tl.questions import Item, Split, Template, rows_of
+
+N_IDENTIFY = 40
+_WORDINGS = (
+    "{question}\nReply with one whole number from {min_option} to {max_option} and nothing else.\n"
+    "Answer:",
+    "Here is a question from a survey.\n{question}\nWhich number from {min_option} to {max_option} "
+    "do you choose? Write that number only.\nAnswer:",
+)
+_SYSTEMS = (
+    "You live in {country} and answer as someone from there would.",
+    "Take the point of view of a typical person from {country}.",
+)
+TEMPLATES = tuple(
+    Template(wording, labels="values", name=f"system-{s}-wording-{w}", system=system)
+    for s, system in enumerate(_SYSTEMS, start=1)
+    for w, wording in enumerate(_WORDINGS, start=1)
+)
+Scales = Mapping[str, range]
+
+
+def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
+    """The questions of every country in the tables, halved within it."""
+    if source.data_dir is None:
+        raise MissingFileError(
+            "The answers of WorldValuesBench may not be passed on, so the hub has none; make its "
+            "tables from the survey's data and give their folder as data_dir."
+        )
+    folder = checked_folder(source.data_dir)
+    metadata = _value_questions(_only(folder, "question_metadata.json"))
+    demographic, values = (_only(folder, f"*{kind}_qa.tsv") for kind in ("demographic", "value"))
+    answers = _answers(demographic, values, metadata)
+    asked = [name for name in metadata if name in answers]
+    scales = {
+        name: range(metadata[name]["answer_scale_min"], metadata[name]["answer_scale_max"] + 1)
+        for name in asked
+    }
+    items = [
+        _item(name, country, counts, metadata[name], scales[name])
+        for country, chosen in _chosen(answers, scales, split).items()
+        for name, counts in chosen.items()
+    ]
+    origin = f"files {demographic.name}, {values.name}: {len(asked)} of {len(metadata)} questions"
+    return Loaded(rows_of(items, templates, benchmark="worldvaluesbench"), origin)
+
+
+def divergence(country: pd.Series, world: pd.Series) -> float:
+    """KL(country || world) in nats, from counts by answer.
+
+    Example:
+        >>> divergence(pd.Series({1: 2, 2: 2}), pd.Series({1: 1, 2: 3})).__round__(4)
+        0.1438
+    """
+    p = country[country > 0] / country.sum()
+    q = world.reindex(p.index) / world.sum()
+    return float((p * np.log(p / q)).sum())
+
+
+def _chosen(answers: pd.DataFrame, scales: Scales, split: Split) -> dict[str, dict[str, pd.Series]]:
+    """Counts by answer of the questions of a half, by country, in the order of the metadata."""
+    world = {name: answers[name].value_counts() for name in scales}
+    chosen = {}
+    for country, group in answers.groupby("country", sort=False):
+        counts = {name: group[name].value_counts() for name in scales}
+        counts = {name: found for name, found in counts.items() if len(found)}
+        ranked = sorted(counts, key=lambda name: -divergence(counts[name], world[name]))
+        half = {"identify": ranked[:N_IDENTIFY], "test": ranked[N_IDENTIFY:], "all": ranked}[split]
+        chosen[str(country)] = {name: counts[name] for name in counts if name in half}
+    return chosen
+
+
+def _item(
+    name: str, country: str, counts: pd.Series, about: Mapping[str, Any], scale: range
+) -> Item:
+    commonest = int(counts[counts == counts.max()].index.min())
+    numbers = tuple(map(str, scale))
+    return Item(
+        id=name,
+        culture=country,
+        topic=about["category"],
+        options=numbers,
+        answer=scale.index(commonest),
+        values=numbers,
+        ordered=True,
+        fields={
+            "question": about["question"].strip(),
+            "country": in_a_sentence(country),
+            "min_option": numbers[0],
+            "max_option": numbers[-1],
+        },
+    )
+
+
+def _value_questions(path: Path) -> dict[str, dict[str, Any]]:
+    metadata = read_json(path)
+    found = {name: about for name, about in metadata.items() if about.get("use_case") == "value"}
+    if not found:
+        raise InvalidInputError(
+            f"{path} has no question with the use_case 'value'; take WorldValuesBench's own file."
+        )
+    return found
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    """The one file of that name; of several, the one of the full data."""
+    found = sorted(folder.rglob(pattern))
+    full = [path for path in found if path.name.startswith("full_")]
+    if len(full or found) != 1:
+        raise MissingFileError(
+            f"{folder} has {len(found)} files {pattern}, expected one (or one that begins with "
+            "full_); put question_metadata.json and both full_*_qa.tsv tables there."
+        )
+    return (full or found)[0]
+
+
+def _answers(demographic: Path, values: Path, metadata: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a respondent: country, and a number or NaN for every question in the table."""
+    people = _table(demographic, ["D_INTERVIEW", "B_COUNTRY"])
+    given = _table(values, ["D_INTERVIEW", *metadata], optional=True)
+    for table, path in ((people, demographic), (given, values)):
+        if twice := int(table["D_INTERVIEW"].duplicated().sum()):
+            raise InvalidInputError(
+                f"{path.name} repeats {twice} of its {len(table)} interviews; a D_INTERVIEW must "
+                "occur once."
+            )
+    joined = given.merge(people, on="D_INTERVIEW", how="inner")
+    numbers = {
+        name: _numbers(joined[name], about, f"{values.name}, {name}")
+        for name, about in metadata.items()
+        if name in joined
+    }
+    countries = [culture_name(country) for country in joined["B_COUNTRY"]]
+    return pd.DataFrame(numbers).assign(country=countries)
+
+
+def _table(path: Path, columns: Sequence[str], *, optional: bool = False) -> pd.DataFrame:
+    wanted = set(columns)
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, usecols=lambda name: name in wanted)
+    except (ValueError, OSError) as error:
+        raise InvalidInputError(f"{path} cannot be read ({error}); write the file anew.") from error
+    needed = columns[:1] if optional else columns
+    if missing := [name for name in needed if name not in table]:
+        raise InvalidInputError(
+            f"{path.name} has no column {', '.join(missing)}; take WorldValuesBench's own tables."
+        )
+    return table
+
+
+def _numbers(cells: pd.Series, about: Mapping[str, Any], name: str) -> pd.Series:
+    """Answers as numbers; negative codes and gaps are NaN."""
+    numbers = pd.to_numeric(cells, errors="coerce")
+    low, high = about["answer_scale_min"], about["answer_scale_max"]
+    unreadable = cells.notna() & numbers.isna()
+    outside = (numbers >= 0) & ~numbers.isin(range(low, high + 1))
+    if bad := list(dict.fromkeys(cells[unreadable | outside])):
+        raise InvalidInputError(
+            f"{name}: {int((unreadable | outside).sum())} answers are no whole number from {low} "
+            f"to {high} ({', '.join(map(repr, bad[:5]))}); take the tables after answer_adjustment."
+        )
+    return numbers.where(numbers >= 0)
