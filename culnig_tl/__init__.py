@@ -33,7 +33,13 @@ from culnig_tl.evaluation import (
     to_markdown,
 )
 from culnig_tl.hooks import DEFAULT_SITES, PAPER_SITES, scaled_neurons
-from culnig_tl.inspection import NeuronCard, inspect_neuron, inspect_neurons
+from culnig_tl.inspection import (
+    NeuronCard,
+    PromptView,
+    inspect_neuron,
+    inspect_neurons,
+    inspect_prompt,
+)
 from culnig_tl.models import load_model
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.pipeline import Run, culnig
@@ -58,6 +64,7 @@ __all__ = [
     "NeuronCard",
     "NeuronScores",
     "NeuronSet",
+    "PromptView",
     "QuestionScores",
     "Run",
     "Template",
@@ -81,6 +88,7 @@ __all__ = [
     "gradient_x_activation",
     "inspect_neuron",
     "inspect_neurons",
+    "inspect_prompt",
     "integrated_gradients",
     "load_benchmark",
     "load_model",

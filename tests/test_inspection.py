@@ -1,23 +1,27 @@
 """Cards: every number has a witness of its own, and a prompt is shown as the model read it."""
 
-import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from browser import opened
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.sync_api import sync_playwright
 from reference import PlainTransformers, max_error, question_score, suppressed, trace
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel
 
 from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, UnknownNameError, UnwritableError
-from culnig_tl.inspection import ColouredTokens, inspect_neuron, inspect_neurons, token_texts
+from culnig_tl.inspection import (
+    ColouredTokens,
+    inspect_neuron,
+    inspect_neurons,
+    inspect_prompt,
+    token_texts,
+)
 from culnig_tl.inspection.directions import logit_effects, output_direction
 from culnig_tl.inspection.tokens import as_html, colour
 from culnig_tl.models import load_model
@@ -350,6 +354,67 @@ def test_a_value_names_the_heads_that_read_it(loaded):
     assert output_direction(loaded(4), site="attn.hook_v", layer=0, neuron=9)[1] == "W_O of head 1."
 
 
+# --- one prompt -----------------------------------------------------------------------------------
+
+
+def test_a_prompt_s_attributions_are_products_of_activation_and_gradient(model, rows, traces):
+    ids, _, seen = traces[3]
+    view = inspect_prompt(model, rows[3], top=5)
+    everyone = {
+        (site, layer, neuron): [
+            a[neuron] * g[neuron]
+            for a, g in zip(seen.activation[site, layer], seen.gradient[site, layer], strict=True)
+        ]
+        for site in SITES
+        for layer in range(3)
+        for neuron in range(len(seen.activation[site, layer][0]))
+    }
+    best = sorted(everyone, key=lambda neuron: -sum(everyone[neuron]))[:5]
+    assert list(view.neurons[["site", "layer", "index"]].itertuples(index=False, name=None)) == best
+    for neuron, row, tokens in zip(best, view.neurons.to_dict("records"), view.tokens, strict=True):
+        part = everyone[neuron]
+        assert max_error(torch.tensor(list(tokens.values)), torch.tensor(part)) < 1e-4
+        assert row["attribution"] == pytest.approx(sum(part), rel=1e-4)
+        assert row["score"] == pytest.approx(seen.probability * max(part), rel=1e-4)
+        assert row["token"] == tokens.tokens[part.index(max(part))]
+    total = torch.tensor([everyone[neuron] for neuron in best]).sum(0)
+    assert max_error(torch.tensor(list(view.total.values)), total) < 1e-4
+    assert view.total.text == "<s>" + rows[3]["prompt"]
+    assert len(view.total.tokens) == len(ids)
+
+
+def test_a_prompt_s_drops_are_real_ablations(either, rows, twin, traces):
+    ids, answer, seen = traces[3]
+    view = inspect_prompt(either, rows[3], top=3)
+    listed = list(view.neurons[["site", "layer", "index"]].itertuples(index=False, name=None))
+
+    def off(neurons):
+        return torch.softmax(twin.logits(ids, suppressed(neurons)), 0)[answer].item()
+
+    assert view.probability == pytest.approx(seen.probability, abs=1e-5)
+    assert view.probability_off == pytest.approx(off(listed), abs=1e-5)
+    for neuron, row in zip(listed, view.neurons.to_dict("records"), strict=True):
+        assert row["probability_off"] == pytest.approx(off([neuron]), abs=1e-5)
+        assert row["drop"] == pytest.approx(seen.probability - off([neuron]), abs=2e-5)
+
+
+def test_plain_text_follows_the_model_s_own_answer(model, twin):
+    view = inspect_prompt(model, "Which drink?", top=2)
+    chances = torch.softmax(twin.logits(model.tokenizer("Which drink?")["input_ids"]), 0)
+    best, order = chances.topk(5)
+    assert view.answers["answer"].tolist() == [model.tokenizer.decode([i]) for i in order]
+    assert view.answers["probability"].tolist() == pytest.approx(best.tolist(), abs=1e-5)
+    assert view.answers["right"].tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.usefixtures("as_for_a_user")
+def test_a_prompt_that_cannot_be_read_is_a_sentence(model):
+    with pytest.raises(InvalidInputError, match=r"^There is no text; write a prompt"):
+        inspect_prompt(model, "")
+    with pytest.raises(InvalidInputError, match=r"has 181 tokens and the model's context is 64; "):
+        inspect_prompt(model, "zq" * 90)
+
+
 # --- what cannot be inspected ---------------------------------------------------------------------
 
 
@@ -488,43 +553,50 @@ def odd_card(loaded):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_a_card_exactly_and_asks_for_nothing(odd_card, tmp_path, scheme):
     card, rows = odd_card
-    path = card.to_html(tmp_path / "card.html")
-    said, asked = [], []
+    with opened(card.to_html(tmp_path / "card.html"), scheme) as page:
+        examples = (*card.strongest, *card.weakest)
+        blocks = page.locator(".tokens")
+        assert blocks.count() == len(examples) == 2 * len(rows)
+        texts = blocks.evaluate_all("blocks => blocks.map(block => block.textContent)")
+        assert texts == [example.tokens.text for example in examples]
+        assert {text.removeprefix("<s>") for text in texts} == set(rows["prompt"])
+        shown = page.locator(".tokens span").count()
+        assert shown == sum(sum(map(bool, e.tokens.tokens)) for e in examples)
+        colours = page.locator(".tokens span").evaluate_all(
+            "spans => new Set(spans.map(span => getComputedStyle(span).backgroundColor)).size"
+        )
+        assert colours > 20
+        cultures = page.locator("table.means").first.locator("tbody th").all_text_contents()
+        assert set(cultures) == {"(none named)", "<b>Ü</b> & </style>"}
+        assert page.locator("svg rect").count() == 41
+        assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
 
-    def answer(route):
-        if Path(route.request.url.removeprefix("file://")) == path:
-            route.continue_()
-        else:
-            asked.append(route.request.url)
-            route.abort()
 
-    chromium = shutil.which("chromium")
-    assert chromium, "This test needs Chromium; install it with: apt-get install -y chromium"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        try:
-            page = browser.new_page(color_scheme=scheme)
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
-            page.route("**/*", answer)
-            page.goto(path.as_uri())
-            examples = (*card.strongest, *card.weakest)
-            blocks = page.locator(".tokens")
-            assert blocks.count() == len(examples) == 2 * len(rows)
-            texts = blocks.evaluate_all("blocks => blocks.map(block => block.textContent)")
-            assert texts == [example.tokens.text for example in examples]
-            assert {text.removeprefix("<s>") for text in texts} == set(rows["prompt"])
-            shown = page.locator(".tokens span").count()
-            assert shown == sum(sum(map(bool, e.tokens.tokens)) for e in examples)
-            colours = page.locator(".tokens span").evaluate_all(
-                "spans => new Set(spans.map(span => getComputedStyle(span).backgroundColor)).size"
-            )
-            assert colours > 20
-            cultures = page.locator("table").nth(3).locator("tbody th").all_text_contents()
-            assert set(cultures) == {"(none named)", "<b>Ü</b> & </style>"}
-            assert page.locator("svg rect").count() == 41
-            assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
-        finally:
-            browser.close()
-    assert said == []
-    assert asked == []
+@pytest.fixture(scope="module")
+def long_model(tmp_path_factory, make_tokenizer):
+    """A model that reads 2,048 tokens."""
+    tokenizer = make_tokenizer()
+    config: Any = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        gpt2 = GPT2LMHeadModel(
+            GPT2Config(**config, n_embd=8, n_layer=1, n_head=1, n_positions=2048)
+        )
+    folder = save_model(gpt2, tmp_path_factory.mktemp("long") / "small", tokenizer)
+    return load_model(folder, backend="bridge", device="cpu")
+
+
+@pytest.mark.browser
+def test_a_browser_shows_a_prompt_of_2000_tokens_exactly(long_model, tmp_path):
+    text = " ".join(ODD)
+    text += " tea" * (2000 - len(long_model.tokenizer(text)["input_ids"]))
+    view = inspect_prompt(long_model, text, sites=["mlp.hook_post", "attn.hook_v"], top=2)
+    assert len(view.total.tokens) == 2000
+    with opened(view.to_html(tmp_path / "prompt.html")) as page:
+        texts = page.locator(".tokens").evaluate_all("all => all.map(one => one.textContent)")
+        assert texts == ["<s>" + text] * 3
+        assert page.locator(".tokens").first.locator("span").count() == sum(
+            map(bool, view.total.tokens)
+        )
+        assert page.locator("h3").count() == 3
+        assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")

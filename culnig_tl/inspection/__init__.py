@@ -7,6 +7,7 @@ nothing.
 
 from culnig_tl.inspection.card import Example, NeuronCard, inspect_neuron, inspect_neurons
 from culnig_tl.inspection.pages import STYLE
+from culnig_tl.inspection.prompt import Prompt, PromptView, inspect_prompt
 from culnig_tl.inspection.tokens import ColouredTokens, Html, token_texts
 
 __all__ = [
@@ -15,7 +16,10 @@ __all__ = [
     "Example",
     "Html",
     "NeuronCard",
+    "Prompt",
+    "PromptView",
     "inspect_neuron",
     "inspect_neurons",
+    "inspect_prompt",
     "token_texts",
 ]

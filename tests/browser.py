@@ -1,0 +1,55 @@
+"""Pages in a real browser that reaches nothing but the page itself."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from playwright.sync_api import sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser, closed in the end."""
+    path = shutil.which("chromium")
+    assert path, "This test needs Chromium; install it with: apt-get install -y chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def opened(path: Path, scheme: Literal["light", "dark"] = "light") -> Iterator[Any]:
+    """The page of a file; it must neither complain nor ask for anything while it is open."""
+    said, asked = [], []
+
+    def answer(route: Any) -> None:
+        if Path(route.request.url.removeprefix("file://")) == path:
+            route.continue_()
+        else:
+            asked.append(route.request.url)
+            route.abort()
+
+    with chromium() as browser:
+        page = browser.new_page(color_scheme=scheme, viewport={"width": 1100, "height": 900})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.route("**/*", answer)
+        page.goto(path.as_uri())
+        yield page
+    assert said == []
+    assert asked == []
