@@ -8,6 +8,7 @@ usual size (sums of about 1e-4). Needs 4 GB of disk and 10 GB of memory at 48 la
 """
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,9 +17,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
 
 from culnig_tl.culnig_json import read_scores
-from culnig_tl.hooks import hook_name
 from culnig_tl.scores import NeuronScores
 
 CULTURES = (
@@ -34,15 +37,35 @@ WIDTHS = {
 }
 
 
-class ShapesOfGemma(torch.nn.Module):
+class ShapesOfGemma(HookedRootModule):
     """Hook points and shapes of the model, without its weights."""
 
     def __init__(self, n_layers: int) -> None:
         super().__init__()
         self.cfg = SimpleNamespace(
-            n_layers=n_layers, d_mlp=15360, n_heads=16, n_key_value_heads=8, d_head=256
+            n_layers=n_layers,
+            d_mlp=15360,
+            n_heads=16,
+            n_key_value_heads=8,
+            d_head=256,
+            device="cpu",
         )
-        self.hook_dict = {hook_name(site, 0): None for site in WIDTHS}
+        self.places = ["hook_resid_pre", *WIDTHS]
+        self.blocks = nn.ModuleList(nn.Module() for _ in range(n_layers))
+        for block, place in itertools.product(self.blocks, self.places):
+            *part, hook = place.split(".")
+            if part and not hasattr(block, part[0]):
+                block.add_module(part[0], nn.Module())
+            block.get_submodule(".".join(part)).add_module(hook, HookPoint())
+        self.setup()
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        """One number a position, which every neuron has a part in."""
+        residual = tokens[..., None].float()
+        for block, place in itertools.product(self.blocks, self.places):
+            width = WIDTHS.get(place, 1)
+            residual = block.get_submodule(place)(residual.expand(-1, -1, width)).mean(-1, True)
+        return residual
 
 
 def timed(said: str, call: Callable[[], Any], path: Path) -> Any:
