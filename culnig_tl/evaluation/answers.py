@@ -218,12 +218,20 @@ def _frame(
     ]
     frame["rank"] = 1 + (chances > probability[:, None]).sum(axis=1)
     frame["alignment"] = [
-        alignment(said, answer, texts) if benchmark == _ON_A_SCALE else float("nan")
+        alignment(*_as_numbers(said, answer, texts)) if benchmark == _ON_A_SCALE else float("nan")
         for said, answer, texts, benchmark in zip(
             predicted, frame["answer"], rows["options"], frame["benchmark"], strict=True
         )
     ]
     return frame
+
+
+def _as_numbers(said: str, answer: str, options: list[str]) -> tuple[str, str, list[str]]:
+    """Letters that stand for the numbers of a scale (see ``for_model``) count by their places."""
+    if not all(text.strip().isalpha() for text in options):
+        return said, answer, options
+    places = {text: str(place) for place, text in enumerate(options)}
+    return places.get(said, said), places[answer], list(places.values())
 
 
 def _option_tokens(tokenizer: Any, rows: Dataset, *, strict: bool) -> Int[Tensor, "row option"]:

@@ -8,7 +8,9 @@ A label is read at the position after the text, as one token. What that token is
 follows: ``A`` after a chat template's generation prompt, after an opening quote or after a space,
 but ``" A"`` after a word or ``Answer:``. ``for_model`` brings rows whose labels are letters or
 numbers into the form that fits a model, so that they can be written once for both kinds. Other
-labels are literal.
+labels are literal. Where a number of a scale is not one token (10, in the many vocabularies whose
+digits stand alone), the options of that row become letters, and a sentence before the prompt says
+which letter stands for which number.
 
 The text is tokenised up to its end, so a tokenizer that would merge its last character with the
 label (``"`` and ``A`` into one token) cannot: the label is its own token, as in the published code.
@@ -16,6 +18,7 @@ label (``"`` and ``A`` into one token) cannot: the label is its own token, as in
 
 import re
 from collections.abc import Iterable, Mapping
+from string import ascii_uppercase
 from typing import Any
 
 from datasets import Dataset
@@ -50,7 +53,8 @@ def for_model(rows: Dataset, model: HookedModel) -> Dataset:
     """The rows as ``model`` is asked: letters and numbers after a word get their space.
 
     They become ``" A"`` where that is one token; else the text ends in a space. After a generation
-    prompt, a quote or a space they stay, and so do all labels of other kinds.
+    prompt, a quote or a space they stay, and so do all labels of other kinds. Numbers that are not
+    all one token become letters first, in the same order.
 
     Raises:
         InvalidInputError: rows that cannot be used.
@@ -99,6 +103,10 @@ def encode(tokenizer: Any, text: str) -> list[int]:
 
 
 def _fitted(row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    if all(option.isdecimal() for option in row["options"]) and not all(
+        len(_label_ids(tokenizer, option)) == 1 for option in row["options"]
+    ):
+        row = _by_letters(row)
     read = row["reply_prefix"] if _has_chat(tokenizer) else row["prompt"] + row["reply_prefix"]
     after_a_word = read[-1:].isalnum() or read[-1:] in tuple(_ENDS_A_WORD)
     conventional = all(_LETTER_OR_NUMBER.fullmatch(option) for option in row["options"])
@@ -108,6 +116,18 @@ def _fitted(row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     if all(len(_label_ids(tokenizer, label)) == 1 for label in spaced):
         return row | {"options": spaced, "answer": f" {row['answer']}"}
     return row | {"reply_prefix": row["reply_prefix"] + " "}
+
+
+def _by_letters(row: dict[str, Any]) -> dict[str, Any]:
+    letters = list(ascii_uppercase[: len(row["options"])])
+    if len(letters) < len(row["options"]):
+        return row
+    listed = ", ".join(f"{a} for {n}" for a, n in zip(letters, row["options"], strict=True))
+    return row | {
+        "prompt": f"In your reply, write a letter for each number: {listed}.\n{row['prompt']}",
+        "options": letters,
+        "answer": letters[row["options"].index(row["answer"])],
+    }
 
 
 def _chat_text(row: Mapping[str, Any], tokenizer: Any) -> str:
