@@ -42,7 +42,7 @@ from culnig_tl.files import read_json, replacing, write_json
 from culnig_tl.hooks import DEFAULT_SITES, HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions import Batch, batches, fingerprint, questions
+from culnig_tl.questions import Batch, batches, fingerprint, for_model, questions
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
 
@@ -297,12 +297,10 @@ def _answers(
     n_sets = sum(len(sets) for sets, _ in conditions.values())
     with tqdm(total=n_sets * len(benchmarks), desc="answers", disable=not progress) as bar:
         for benchmark, rows in benchmarks.items():
-            prepared = cache(partial(batches, model, rows, token_budget=token_budget))
+            asked = cache(partial(_asked, model, rows, token_budget))
             for condition, (sets, factor) in conditions.items():
                 for draw, neurons in enumerate(sets):
-                    make = partial(
-                        _answers_of_set, model, rows, prepared, neurons, factor, mode=mode
-                    )
+                    make = partial(_answers_of_set, model, asked, neurons, factor, mode)
                     path = (
                         folder / _file_name(benchmark) / f"{_file_name(condition)}-{draw}.parquet"
                     )
@@ -312,16 +310,20 @@ def _answers(
     return pd.concat(frames, ignore_index=True)
 
 
+def _asked(model: HookedModel, rows: Dataset, token_budget: int) -> tuple[Dataset, list[Batch]]:
+    """Rows as the model is asked, and their batches: made once for all conditions."""
+    rows = for_model(rows, model)
+    return rows, batches(model, rows, token_budget=token_budget)
+
+
 def _answers_of_set(
     model: HookedModel,
-    rows: Dataset,
-    prepared: Callable[[], list[Batch]],
+    asked: Callable[[], tuple[Dataset, list[Batch]]],
     neurons: NeuronSet,
     factor: float,
-    *,
     mode: Mode,
 ) -> pd.DataFrame:
-    return answers(model, rows, prepared(), neurons, factor, mode=mode)
+    return answers(model, *asked(), neurons, factor, mode=mode)
 
 
 def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import culnig_tl as ct
 from culnig_tl.cli import app
 
-COMMANDS = ("demo", "run", "score", "select", "evaluate")
+COMMANDS = ("demo", "run", "paper", "score", "select", "evaluate")
 
 
 @pytest.fixture

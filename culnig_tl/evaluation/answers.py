@@ -101,6 +101,7 @@ def condition_answers(
         ``n_neurons`` and ``factor`` (1 without neurons) are added; ``probabilities`` is left out.
     """
     draws = [condition or NOTHING] if isinstance(condition, NeuronSet | None) else list(condition)
+    scaled_by = 1.0 if condition is None else factor
     frames = []
     with tqdm(total=len(draws) * len(benchmarks), desc=name, disable=not progress) as bar:
         for benchmark, given in benchmarks.items():
@@ -110,7 +111,12 @@ def condition_answers(
                 found = answers(model, rows, prepared, neurons, factor, mode=mode)
                 frames.append(
                     labelled(
-                        found, benchmark, condition=name, draw=draw, neurons=neurons, factor=factor
+                        found,
+                        benchmark,
+                        condition=name,
+                        draw=draw,
+                        neurons=neurons,
+                        factor=scaled_by,
                     )
                 )
                 bar.update()
@@ -132,7 +138,7 @@ def labelled(
         condition=condition,
         draw=draw,
         n_neurons=len(neurons),
-        factor=float(factor) if len(neurons) else 1.0,
+        factor=float(factor),
     )
 
 

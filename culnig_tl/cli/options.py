@@ -1,0 +1,104 @@
+"""What the commands share: options, where they print, and what becomes of a mistake."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from datasets import Dataset
+from rich.console import Console
+from rich.markup import escape
+from transformers.utils import logging as transformers_logging
+
+import culnig_tl as ct
+from culnig_tl.errors import CulnigError, InvalidInputError
+from culnig_tl.questions import Split
+
+OUT = Console()
+ERRORS = Console(stderr=True)
+
+ModelName = Annotated[
+    str, typer.Argument(help="'atlas' (embedded), a folder in Hugging Face layout, or a hub name.")
+]
+Rows = Annotated[
+    str,
+    typer.Argument(
+        help="A csv, json, jsonl or parquet file of questions, or NAME:SPLIT, e.g. atlas:test."
+    ),
+]
+Backend = Annotated[
+    Literal["auto", "hooked", "bridge"], typer.Option(help="TransformerLens backend.")
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16", "float64"], typer.Option(help="Type of the weights.")
+]
+Device = Annotated[
+    str | None, typer.Option(help="E.g. cpu or cuda; by default CUDA if there is one.")
+]
+Sites = Annotated[
+    Literal["default", "paper"],
+    typer.Option(help="default: mlp.hook_post, q, k, v; paper: mlp.hook_pre, q, k, v."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+TokenBudget = Annotated[int, typer.Option(help="Tokens a batch; smaller needs less memory.")]
+SITES = {"default": ct.DEFAULT_SITES, "paper": ct.PAPER_SITES}
+
+
+@contextmanager
+def plain_errors(kept: Path | None = None) -> Iterator[None]:
+    """A user's mistake becomes one sentence; ctrl-C says what is kept."""
+    try:
+        yield
+    except CulnigError as error:
+        ERRORS.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as interrupt:
+        resume = (
+            f"; what is finished is kept in {kept}, the same command goes on from there"
+            if kept
+            else ""
+        )
+        ERRORS.print(f"Stopped{escape(resume)}.", soft_wrap=True, highlight=False)
+        raise typer.Exit(130) from interrupt
+
+
+def loaded(name: str, *, quiet: bool, **options: Any) -> Any:
+    """The model; ``quiet`` hides the progress bars of transformers while it loads."""
+    with _without_bars() if quiet else nullcontext():
+        return ct.load_model(name, **options)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def rows_of(source: str) -> Dataset:
+    """Rows of a file, or of a benchmark given as NAME:SPLIT."""
+    name, separator, split = source.rpartition(":")
+    if not separator or Path(source).exists():
+        return ct.questions_from_frame(source)
+    if split not in ("identify", "test", "all"):
+        raise InvalidInputError(
+            f"{source!r} is neither a file nor NAME:SPLIT; the splits are identify, test and all."
+        )
+    chosen: Split = split  # pyright: ignore[reportAssignmentType]
+    return ct.load_benchmark(name, split=chosen)
+
+
+def benchmarks_of(named: list[str]) -> dict[str, Dataset]:
+    pairs = [text.partition("=") for text in named]
+    if broken := [
+        text for text, (_, equals, source) in zip(named, pairs, strict=True) if not source
+    ]:
+        raise InvalidInputError(
+            f"--benchmark {broken[0]!r} has no name; write NAME=ROWS, e.g. culture=test.csv."
+        )
+    return {name: rows_of(source) for name, _, source in pairs}

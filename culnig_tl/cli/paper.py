@@ -1,0 +1,145 @@
+"""The paper in one command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+import culnig_tl as ct
+from culnig_tl.cli.options import (
+    OUT,
+    SITES,
+    Backend,
+    Device,
+    Dtype,
+    Quiet,
+    Sites,
+    TokenBudget,
+    loaded,
+    plain_errors,
+)
+from culnig_tl.errors import UnknownNameError
+from culnig_tl.estimate import Plan, estimate
+from culnig_tl.evaluation import Mode
+from culnig_tl.files import replacing
+from culnig_tl.paper import PAPER_BENCHMARKS, paper_rows
+
+_FACTORS = (0.0, 2.0)
+_UNITS = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+
+
+def paper(
+    model: Annotated[str, typer.Option(help="A hub name or a folder in Hugging Face layout.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; a stopped run is resumed.")],
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder with a subfolder for each benchmark; else from the hub."),
+    ] = None,
+    benchmarks: Annotated[
+        str, typer.Option(help="Benchmarks to test on, separated by commas.")
+    ] = ",".join(PAPER_BENCHMARKS),
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many prompts of each set, for a taste.", min=1)
+    ] = None,
+    n_random: Annotated[int, typer.Option(help="Number of random sets of each kind.", min=1)] = 10,
+    layer_matched: Annotated[
+        bool, typer.Option(help="Also random sets with as many neurons in each layer.")
+    ] = True,
+    mode: Annotated[
+        Mode, typer.Option(help="argmax (published): the likeliest token; options: of the options.")
+    ] = "argmax",
+    sites: Sites = "paper",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what the run would take.")
+    ] = False,
+    backend: Backend = "auto",
+    dtype: Dtype = "bfloat16",
+    device: Device = None,
+    token_budget: TokenBudget = 8192,
+    quiet: Quiet = False,
+) -> None:
+    """The paper's experiment: neurons found on BLEnD, suppressed and doubled, on all benchmarks.
+
+    Weights are bfloat16 and MLP neurons those of gate_proj, as published. Says first what it will
+    take; writes table.csv, table.md, table.tex and report.html.
+
+    Example:  culnig-tl paper --model google/gemma-3-12b-it --out runs/gemma --dry-run
+    """
+    with plain_errors(kept=None if dry_run else out):
+        names = [name.strip() for name in benchmarks.split(",") if name.strip()]
+        data, tests = paper_rows(names, data_dir=data_dir, limit=limit)
+        hooked = loaded(model, quiet=quiet, backend=backend, dtype=dtype, device=device)
+        n_matched = n_random if layer_matched else 0
+        plan = estimate(
+            hooked,
+            data,
+            tests,
+            n_sets=1 + len(_FACTORS) * (1 + n_random + n_matched),
+            sites=SITES[sites],
+            token_budget=token_budget,
+        )
+        _show_plan(plan)
+        if dry_run:
+            return
+        run = ct.culnig(
+            hooked,
+            out=out,
+            cultural=data["cultural"],
+            control=data["control"],
+            recognition=data["recognition"],
+            benchmarks=tests,
+            sites=SITES[sites],
+            factor=_FACTORS,
+            n_random=n_random,
+            n_layer_matched=n_matched,
+            mode=mode,
+            token_budget=token_budget,
+            progress=not quiet,
+        )
+        _show_tables(run, model)
+        OUT.print(f"Report: {run.report()}", soft_wrap=True)
+
+
+def _show_plan(plan: Plan) -> None:
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("stage", "data"):
+        shown.add_column(heading, no_wrap=True)
+    for heading in ("questions", "prompts", "tokens", "longest", "passes", "time"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in plan.stages.to_dict("records"):
+        counts = (f"{row[n]:,}" for n in ("questions", "prompts", "tokens", "longest", "passes"))
+        shown.add_row(row["stage"], row["data"], *counts, _duration(row["seconds"]))
+    OUT.print(shown)
+    OUT.print(
+        f"About {_duration(plan.seconds)}, going by one small batch, and "
+        f"{plan.peak / 1e9:.2g} GB of memory ({plan.weights / 1e9:.2g} weights, "
+        f"{plan.batch / 1e9:.2g} the largest batch, {plan.tables / 1e9:.2g} score tables).",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _duration(seconds: float) -> str:
+    size, unit = next(((s, u) for s, u in _UNITS if seconds >= s), _UNITS[-1])
+    return f"{seconds / size:.1f} {unit}"
+
+
+def _show_tables(run: ct.Run, model: str) -> None:
+    """The paper's table in the terminal and in files, with the published rows where there are."""
+    try:
+        table = ct.published(model, run.table)
+    except UnknownNameError:
+        table = run.table  # nothing was published about this model
+    for name, text in (("table.md", ct.to_markdown(table)), ("table.tex", ct.to_latex(table))):
+        with replacing(run.out / name) as part:
+            part.write_text(text, encoding="utf-8")
+    wide = ct.paper_table(table)
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in wide.columns:
+        shown.add_column(heading, justify="left" if heading == "condition" else "right")
+    for line in wide.to_numpy().tolist():
+        shown.add_row(*line)
+    OUT.print(shown)
+    OUT.print(ct.to_markdown(table).strip().splitlines()[-1], style="dim", highlight=False)
