@@ -337,7 +337,7 @@ def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
 
 def _file_name(name: str) -> str:
     """A name of anything as a name of a file."""
-    return quote(name, safe=" ×")
+    return quote(name.replace("×", "x"), safe=" ")
 
 
 def _write_csv(path: Path, frame: pd.DataFrame) -> None:

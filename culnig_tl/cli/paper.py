@@ -27,7 +27,7 @@ from culnig_tl.files import replacing
 from culnig_tl.paper import PAPER_BENCHMARKS, paper_rows
 
 _FACTORS = (0.0, 2.0)
-_UNITS = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def paper(
@@ -105,9 +105,9 @@ def paper(
 def _show_plan(plan: Plan) -> None:
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("stage", "data"):
-        shown.add_column(heading, no_wrap=True)
+        shown.add_column(heading, overflow="fold")
     for heading in ("questions", "prompts", "tokens", "longest", "passes", "time"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+        shown.add_column(heading, justify="right", overflow="fold")
     for row in plan.stages.to_dict("records"):
         counts = (f"{row[n]:,}" for n in ("questions", "prompts", "tokens", "longest", "passes"))
         shown.add_row(row["stage"], row["data"], *counts, _duration(row["seconds"]))
@@ -138,7 +138,7 @@ def _show_tables(run: ct.Run, model: str) -> None:
     wide = ct.paper_table(table)
     shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in wide.columns:
-        shown.add_column(heading, justify="left" if heading == "condition" else "right")
+        shown.add_column(heading, justify="right", overflow="fold")
     for line in wide.to_numpy().tolist():
         shown.add_row(*line)
     OUT.print(shown)
