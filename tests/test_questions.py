@@ -15,6 +15,7 @@ from culnig_tl.questions import (
     FEATURES,
     Batch,
     batches,
+    control_of,
     fingerprint,
     label_tokens,
     questions,
@@ -335,3 +336,31 @@ def test_a_batch_of_unequal_lengths_is_refused(changes):
 def test_padding_anywhere_but_on_the_left_is_refused(line):
     with pytest.raises(InvalidInputError, match="pad on the left"):
         ready(mask=torch.tensor([[True] * 3, line]))
+
+
+# ---------------------------------------------------------------- columns and controls of one's own
+
+
+def test_columns_of_other_names_are_mapped(tmp_path):
+    theirs = {"qid": "id", "text": "prompt", "country": "culture", "asks": "question"}
+    frame = pd.DataFrame([FULL]).rename(columns={ours: name for name, ours in theirs.items()})
+    columns = {ours: name for name, ours in theirs.items()}
+    assert questions_from_frame(frame, columns=columns).to_list() == [FULL]
+    frame["id"] = "another column of that name"
+    assert questions_from_frame(frame, columns=columns)["id"][0] == FULL["id"]
+    with pytest.raises(InvalidInputError, match=r"no column nowhere; the table has .*qid"):
+        questions_from_frame(frame, columns={"id": "nowhere"})
+    with pytest.raises(InvalidInputError, match="columns names ID, which the schema does not have"):
+        questions_from_frame(frame, columns={"ID": "qid"})
+
+
+def test_a_control_leaves_the_question_out_and_keeps_the_rest():
+    (row,) = control_of(questions([FULL])).to_list()
+    assert row == {**FULL, "prompt": "Answer:", "question": "", "benchmark": "b-control"}
+    with pytest.raises(InvalidInputError, match=r"2 of 3 rows \(rows 1-2\) do not say which part"):
+        control_of(questions([FULL, GOOD, GOOD]))
+
+
+def test_a_question_that_its_prompt_does_not_hold_is_a_fault():
+    with pytest.raises(InvalidInputError, match="row 0: its question is not a part of its prompt"):
+        questions([{**FULL, "question": "coffee?"}])

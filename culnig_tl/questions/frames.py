@@ -3,7 +3,7 @@
 import csv
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,26 @@ import pandas as pd
 from datasets import Dataset
 
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.questions.schema import questions
+from culnig_tl.questions.schema import FEATURES, questions
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet")
 """Endings of the files that hold tables."""
 
 
-def questions_from_frame(source: pd.DataFrame | str | Path) -> Dataset:
+def questions_from_frame(
+    source: pd.DataFrame | str | Path, *, columns: Mapping[str, str] | None = None
+) -> Dataset:
     """Rows from a DataFrame or a ``.csv``, ``.json``, ``.jsonl`` or ``.parquet`` file.
 
-    In a CSV the column ``options`` holds a JSON list, e.g. ``["A", "B"]``.
+    Args:
+        source: the frame or the file. In a CSV the column ``options`` holds a JSON list, e.g.
+            ``["A", "B"]``.
+        columns: names of the schema, each with the name of your column; the others keep theirs.
 
     Raises:
         MissingFileError: there is no such file.
-        InvalidInputError: another kind of file, or rows that cannot be used.
+        InvalidInputError: another kind of file, a column that is not there, or rows that cannot be
+            used (all of them named by number).
 
     Example:
         >>> frame = pd.DataFrame({"id": ["q1"], "prompt": ["A or B? Answer:"],
@@ -33,9 +39,25 @@ def questions_from_frame(source: pd.DataFrame | str | Path) -> Dataset:
         ' A'
     """
     frame = source if isinstance(source, pd.DataFrame) else read_table(Path(source))
+    frame = _renamed(frame, columns or {})
     if not isinstance(source, pd.DataFrame) and "options" in frame:
         frame["options"] = [_parsed_options(cell) for cell in frame["options"]]
     return questions(frame)
+
+
+def _renamed(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    if unknown := [name for name in columns if name not in FEATURES]:
+        raise InvalidInputError(
+            f"columns names {', '.join(unknown)}, which the schema does not have; its columns are "
+            f"{', '.join(FEATURES)}."
+        )
+    if missing := [theirs for theirs in columns.values() if theirs not in frame]:
+        raise InvalidInputError(
+            f"There is no column {', '.join(missing)}; the table has "
+            f"{', '.join(map(str, frame.columns))}."
+        )
+    kept = frame.drop(columns=[name for name in columns if name in frame])
+    return kept.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})
 
 
 def read_table(path: Path) -> pd.DataFrame:
