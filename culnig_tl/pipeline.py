@@ -40,6 +40,7 @@ from culnig_tl.evaluation.answers import NOTHING, answers, labelled
 from culnig_tl.evaluation.summary import BETWEEN, LAYER_MATCHED
 from culnig_tl.files import read_json, replacing, write_json
 from culnig_tl.hooks import DEFAULT_SITES, HookedModel
+from culnig_tl.inspection import NeuronCard
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import Batch, batches, fingerprint, for_model, questions
@@ -71,11 +72,17 @@ class Run:
     table: pd.DataFrame
     effects: pd.DataFrame
 
-    def report(self, path: str | Path | None = None) -> Path:
-        """Write one offline HTML page (``report.html`` in the run's folder by default)."""
+    def report(
+        self, path: str | Path | None = None, *, cards: Mapping[str, NeuronCard] | None = None
+    ) -> Path:
+        """Write one offline HTML page (``report.html`` in the run's folder by default).
+
+        ``cards``, as ``inspect_neurons`` gives them, tell the whole story of their neurons.
+        """
         from culnig_tl.report import write_report
 
-        return write_report(self, Path(path) if path is not None else self.out / "report.html")
+        path = Path(path) if path is not None else self.out / "report.html"
+        return write_report(self, path, cards=cards)
 
 
 def culnig(

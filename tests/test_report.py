@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from culnig_tl.atlas import answer_key
 from culnig_tl.errors import UnwritableError
+from culnig_tl.inspection import inspect_neurons
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.pipeline import Run
 from culnig_tl.report import write_report
@@ -176,7 +177,8 @@ def test_the_page_needs_nothing_from_elsewhere(run):
     page = Page(own)
     assert not page.all("link")
     assert not any("src" in script for script in page.all("script"))
-    assert not any({"src", "href"} & set(attributes) for _, attributes in page.tags)
+    assert not any("src" in attributes for _, attributes in page.tags)
+    assert all(str(link["href"]).startswith("#") for link in page.all("a"))
     policy = page.all("meta")[2]
     assert policy["http-equiv"] == "Content-Security-Policy"
     assert str(policy["content"]).startswith("default-src 'none'")
@@ -203,7 +205,7 @@ def test_the_page_is_well_formed_and_titled(run):
 def test_names_are_shown_as_they_are(run):
     source = source_of(run).replace(get_plotlyjs(), "")
     assert "<b>" not in source
-    assert source.count("</script>") == source.count("<script>") == 6
+    assert source.count("</script>") == source.count("<script>") == 12
     assert Page(source).text.count(ODD) >= 5
 
 
@@ -262,11 +264,11 @@ def test_tables_of_neurons_layers_cultures_and_settings(run):
 
 def test_figures_have_words_for_those_who_cannot_see_them(run):
     plots = [tag for tag in page_of(run).all("div") if tag.get("role") == "img"]
-    assert len(plots) == 5
+    assert len(plots) == 10
     said = [unescape(plot["aria-label"] or "") for plot in plots]
     assert "culture, general: 54.4 %" in said[0]
     assert "layer 0: 8, layer 1: 8" in said[1]
-    assert "change their own culture by \N{MINUS SIGN}30.0 and the others by +1.5" in said[3]
+    assert any("change their own culture by \N{MINUS SIGN}30.0 and the others" in x for x in said)
 
 
 def test_how_to_reproduce_is_python_that_compiles(run, embedded):
@@ -306,6 +308,32 @@ def test_a_run_that_found_nothing_has_a_page(run):
     assert "No culture-specific neurons were tested." in page.text
 
 
+def test_a_card_says_how_its_neuron_scores(run):
+    text = page_of(run).text
+    cards = [tag for tag in page_of(run).all("article") if tag.get("class") == "neuron"]
+    best = run.general.to_frame()
+    assert [card["id"] for card in cards] == [
+        f"L{layer}.{site}.{neuron}" for site, layer, neuron, _ in best.itertuples(index=False)
+    ]
+    site, layer, neuron, _ = best.iloc[0]
+    totals = run.scores["cultural"].total(site).flatten()
+    value = run.scores["cultural"].total(site)[layer, neuron]
+    assert f"{int((totals > value).sum()) + 1:,} of 2,048" in text
+    assert "Specific to no single culture." in text
+    shared = replace(run, specific={ODD: NeuronSet.of({"mlp.hook_post": [(3, 7)]})})
+    assert f"Also specific to: {ODD}." in page_of(shared).text
+
+
+def test_a_given_card_tells_its_whole_story(run, model, rows):
+    neurons = NeuronSet.of({"mlp.hook_post": [(0, 7)]})
+    cards = inspect_neurons(model, rows, neurons)
+    path = run.report(run.out / "whole.html", cards=cards)
+    page = Page(path.read_text(encoding="utf-8").replace(get_plotlyjs(), ""))
+    assert page.unmatched == []
+    assert page.text.count("What it writes") == 1
+    assert cards["L0.mlp.hook_post.7"].summary in page.text
+
+
 # --- a real browser -------------------------------------------------------------------------------
 
 
@@ -320,11 +348,40 @@ def hovered(page, figure: str, *, x: float, y: float) -> tuple[str, ...]:
     return tuple(lines.all_text_contents())
 
 
+def clicked(page, figure: str, *, x: float, y: float) -> None:
+    """Click the first panel of a figure, and wait for the page to answer."""
+    page.evaluate("document.getElementById('cell').textContent = ''")
+    panel = page.locator(f"{figure} .nsewdrag").first
+    panel.scroll_into_view_if_needed()
+    box = panel.bounding_box()
+    at = box["x"] + x * box["width"], box["y"] + y * box["height"]
+    page.mouse.move(*at)
+    page.locator(f"{figure} .hoverlayer .hovertext").first.wait_for(timeout=5000)
+    page.mouse.click(*at)
+    page.wait_for_function("document.getElementById('cell').textContent")
+
+
+def opened(page) -> list[str]:
+    """The cards that are seen."""
+    return [card.get_attribute("id") for card in page.locator(".neuron:visible").all()]
+
+
+CLIPPED = """() => [...document.querySelectorAll('main *')].filter(element => {
+  const box = element.getBoundingClientRect();
+  const hides = getComputedStyle(element).overflowX !== 'visible' && !element.closest('svg');
+  const cut = hides && element.scrollWidth > element.clientWidth + 1;
+  return box.width > 0 && !element.closest('.hoverlayer') && (box.right > 719 || cut);
+}).map(element => `${element.tagName} ${element.id} ${element.getAttribute('class')}`)"""
+"""What reaches beyond the paper, or is cut by what it stands in."""
+
+
 @pytest.mark.browser
 def test_a_browser_draws_every_figure_without_a_network(run):
     chromium = shutil.which("chromium")
     assert chromium, "This test needs Chromium; install it with: apt-get install -y chromium"
     path = write_report(run, run.out / "report.html")
+    site, layer, neuron, _ = run.general.to_frame().iloc[0]
+    first = f"L{layer}.{site}.{neuron}"
     said, asked = [], []
 
     def answer(route):
@@ -344,9 +401,9 @@ def test_a_browser_draws_every_figure_without_a_network(run):
             page.goto(path.as_uri())
             plots = page.locator(".js-plotly-plot")
             page.wait_for_function(
-                "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 15"
+                "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 30"
             )
-            assert plots.count() == 5
+            assert plots.count() == 10
             assert all(plot.locator(".main-svg").count() == 3 for plot in plots.all())
             ticks = page.locator("#cultures-change .xtick text").all_text_contents()
             assert ticks == list(CULTURES)
@@ -359,6 +416,23 @@ def test_a_browser_draws_every_figure_without_a_network(run):
                 f"masked: {ODD} (9 neurons)",
                 "tested: Iran (36 prompts)",
             )
+            assert opened(page) == [first]
+            clicked(page, "#general-neurons", x=4 / 512, y=0.1)
+            assert opened(page) == ["L3.mlp.hook_post.7"]
+            assert page.locator("#cell").text_content() == (
+                "Layer 3, mlp.hook_post: L3.mlp.hook_post.7 "
+            )
+            clicked(page, "#modules", x=0.25, y=0.9)
+            links = page.locator("#cell a").all_text_contents()
+            assert sorted(links) == sorted(f"L0.mlp.hook_post.{n}" for n in range(7, 400, 50))
+            assert opened(page) == links[:1]
+            page.locator("#cell a").last.click()
+            assert opened(page) == links[-1:]
+            clicked(page, "#scores", x=500 / 512, y=0.1)
+            assert "no neuron with a card" in str(page.locator("#cell").text_content())
+            page.emulate_media(media="print")
+            page.set_viewport_size({"width": 718, "height": 1000})  # A4 within margins of a cm
+            assert page.evaluate(CLIPPED) == []
         finally:
             browser.close()
     assert said == []

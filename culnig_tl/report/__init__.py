@@ -5,22 +5,29 @@ its content security policy forbids every request. All text is escaped, every fi
 says what it shows, and tables hold the numbers, so that the page can be read without figures.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from culnig_tl.files import replacing
+from culnig_tl.inspection import NeuronCard
 from culnig_tl.pipeline import Run
 from culnig_tl.report import graphics, sections, words
+from culnig_tl.report.cards import neuron_cards
 from culnig_tl.report.page import document
 
 __all__ = ["write_report"]
 
 
-def write_report(run: Run, path: str | Path) -> Path:
+def write_report(
+    run: Run, path: str | Path, *, cards: Mapping[str, NeuronCard] | None = None
+) -> Path:
     """Write the page of a run, whole or not at all.
 
     Args:
         run: a finished run.
         path: the HTML file to write, about 5 MB; its folder is made if need be.
+        cards: whole cards by neuron, as ``inspect_neurons`` gives them; without one, a neuron's
+            card says what the run knows.
 
     Returns:
         The path.
@@ -44,9 +51,15 @@ def write_report(run: Run, path: str | Path) -> Path:
         sections.results(run),
         graphics.comparison(run),
         graphics.neurons(run),
+        graphics.modules(run),
+        graphics.depth(run),
         graphics.scores(run),
-        graphics.cultures(run),
+        graphics.distribution(run),
+        graphics.thresholds(run),
         sections.top_neurons(run),
+        neuron_cards(run, cards or {}),
+        graphics.cultures(run),
+        graphics.overlaps(run),
         sections.layers(run),
         sections.culture_specific(run),
         sections.settings(run),

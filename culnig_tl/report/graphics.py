@@ -8,6 +8,7 @@ from culnig_tl import figures
 from culnig_tl.pipeline import Run
 from culnig_tl.report import words
 from culnig_tl.report.page import figure, number, paragraph, section
+from culnig_tl.validation import threshold_sweep
 
 
 def comparison(run: Run) -> str:
@@ -52,6 +53,77 @@ def scores(run: Run) -> str:
         f"{best['site']}.",
         caption="S(D) estimates how much of the right answer's probability a neuron carries on the "
         "cultural questions, before the control questions are subtracted.",
+    )
+
+
+def modules(run: Run) -> str:
+    """Culture-general neurons by layer and module."""
+    if not len(run.general):
+        return ""
+    counts = run.general.per_layer().sum()
+    said = ", ".join(f"{site}: {count}" for site, count in counts.items())
+    return figure(
+        figures.layer_heatmap(run.general, by="module"),
+        name="modules",
+        says=f"Heatmap of the culture-general neurons by layer and module. {said}.",
+        caption="The same neurons, counted by module.",
+    )
+
+
+def depth(run: Run) -> str:
+    """The share of the culture-general neurons in each layer, beside random sets."""
+    if not len(run.general):
+        return ""
+    counts = run.general.per_layer().sum(axis=1)
+    most = int(counts.to_numpy().argmax())
+    return figure(
+        figures.layer_profile({"culture-general": run.general}),
+        name="depth",
+        says=f"Line of the share of culture-general neurons by layer. Layer {most} has most, "
+        f"{counts.iloc[most]} of {len(run.general)}.",
+        caption="Above the band, a layer holds more of them than random sets of the same size do.",
+    )
+
+
+def distribution(run: Run) -> str:
+    """Cultural scores of all neurons and of the culture-general ones."""
+    return figure(
+        figures.score_distribution(run.scores["cultural"], neurons=run.general),
+        name="distribution",
+        says="Histograms of cultural scores at each site, with "
+        f"{words.neurons(len(run.general))} that are culture-general picked out.",
+        caption="Counts are on a logarithmic scale: most neurons score next to nothing.",
+    )
+
+
+def thresholds(run: Run) -> str:
+    """How much the culture-general set hangs on its thresholds."""
+    chosen = {**run.settings["general"], "recognition_top": run.settings["recognition_top"]}
+    sweep = threshold_sweep(*run.scores.values(), thresholds=chosen, progress=False)
+    said = "; ".join(
+        f"{row.threshold} = {row.value:g}: {row.n_neurons} neurons, Jaccard {row.jaccard:.2f}"
+        for row in sweep.itertuples()
+    )
+    return figure(
+        figures.threshold_sweep(sweep),
+        name="thresholds",
+        says=f"Size and overlap of the set at other thresholds. {said}.",
+        caption="One threshold moves, the other stays; the large point is this run's. Jaccard is "
+        "the overlap with this run's set: 1 is the same set.",
+    )
+
+
+def overlaps(run: Run) -> str:
+    """What the sets of neurons share."""
+    if not run.specific:
+        return ""
+    sets = {"culture-general": run.general, **run.specific}
+    return figure(
+        figures.overlap_matrix(sets),
+        name="overlaps",
+        says=f"Matrix of the Jaccard index of every two of {len(sets)} sets of neurons.",
+        caption="How many neurons the sets of two cultures share, as a part of all neurons of the "
+        "two.",
     )
 
 

@@ -3,12 +3,25 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-Cell = str | int
+
+@dataclass(frozen=True)
+class Link:
+    """A cell that leads to an element of the page."""
+
+    text: str
+    to: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Cell = str | int | Link
 Row = Sequence[Cell]
 
 MINUS = "\N{MINUS SIGN}"
@@ -49,14 +62,25 @@ figcaption { color: var(--soft); max-width: 44rem; font-size: 0.95rem; }
 pre { background: var(--band); padding: 0.9rem 1.1rem; overflow-x: auto; font-size: 0.9rem; }
 .plot :is(text[class$="title"], [class$="tick"] text, .cbtitle text, .cbaxis text, .legendtext,
   .annotation-text) { fill: var(--ink) !important; }
+a { color: inherit; }
+h3 { font-size: 1.1rem; margin: 0.4rem 0; overflow-wrap: anywhere; }
+.neuron { display: none; border: 1px solid var(--line); padding: 0.6rem 1.1rem 1rem;
+  overflow-x: auto; }
+.neuron:target, .neurons:not(:has(:target)) .neuron:first-child { display: block; }
+.neuron > .scroll { display: inline-block; max-width: 100%; vertical-align: top;
+  margin-right: 2.5rem; }
+#cell { min-height: 1.5em; }
 @media print {
   :root { color-scheme: light; --ink: #000; --soft: #333; --line: #999; --page: #fff;
     --band: #f3f3f3; --mark: #333; }
   body { font-size: 10pt; }
+  table { font-size: 8.5pt; }
+  th, td { padding: 0.2rem 0.4rem; }
+  td.number { white-space: normal; }
   main { max-width: none; padding: 0; }
   figure, tr, aside, pre { break-inside: avoid; }
   h2 { break-after: avoid; }
-  .scroll, figure { overflow: visible; }
+  .scroll, figure, .neuron { overflow: visible; }
   pre { white-space: pre-wrap; }
   .plot { zoom: 0.72; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .modebar { display: none !important; }
@@ -95,6 +119,16 @@ def section(heading: str, *parts: str) -> str:
 def paragraph(text: str, *, style: str = "") -> str:
     """A paragraph of plain text."""
     return f"<p{_attribute('class', style)}>{escape(text)}</p>\n"
+
+
+def style(rules: str) -> str:
+    """A style sheet."""
+    return f"<style>{rules}</style>\n"
+
+
+def script(lines: str) -> str:
+    """A script of this package's own."""
+    return f"<script>{lines}</script>\n"
 
 
 def code(text: str) -> str:
@@ -161,11 +195,16 @@ def _group(name: str, rows: Sequence[Row], numeric: Sequence[bool]) -> str:
         scope, span = ("row", "") if len(rows) == 1 else ("rowgroup", f' rowspan="{len(rows)}"')
         first = f'<th scope="{scope}"{span}>{escape(name)}</th>' if i == 0 else ""
         cells = "".join(
-            f"<td{_number_class(right)}>{escape(str(cell))}</td>"
+            f"<td{_number_class(right)}>{_shown(cell)}</td>"
             for cell, right in zip(row, numeric, strict=True)
         )
         lines.append(f"<tr>{first}{cells}</tr>\n")
     return f"<tbody>\n{''.join(lines)}</tbody>\n"
+
+
+def _shown(cell: Cell) -> str:
+    text = escape(str(cell))
+    return f'<a href="#{escape(cell.to)}">{text}</a>' if isinstance(cell, Link) else text
 
 
 def _number_class(right: bool) -> str:

@@ -5,9 +5,20 @@ from html import escape
 from typing import Any
 
 from culnig_tl.atlas import answer_key
+from culnig_tl.neurons import neuron_id
 from culnig_tl.pipeline import Run
 from culnig_tl.report import words
-from culnig_tl.report.page import MINUS, Row, code, number, paragraph, plain_table, section, table
+from culnig_tl.report.page import (
+    MINUS,
+    Link,
+    Row,
+    code,
+    number,
+    paragraph,
+    plain_table,
+    section,
+    table,
+)
 from culnig_tl.validation import grade, grade_scores
 
 _TOP_NEURONS = 20
@@ -80,7 +91,17 @@ def top_neurons(run: Run) -> str:
             for scores in run.scores.values()
         ]
         planted = [] if key is None else ["yes" if (site, layer, neuron) in key else "no"]
-        rows.append((place, site, layer, neuron, number(score, ".3g"), *parts, *planted))
+        rows.append(
+            (
+                place,
+                site,
+                layer,
+                Link(str(neuron), neuron_id(site, layer, neuron)),
+                number(score, ".3g"),
+                *parts,
+                *planted,
+            )
+        )
     header = ["Rank", "Site", "Layer", "Neuron", "Score", *(f"S({name})" for name in run.scores)]
     return section(
         f"The top {len(best)} of {words.neurons(len(run.general))}",
