@@ -6,6 +6,7 @@
 | bootstrap | intervals and p-values over questions |
 | summary | ``summarise``, ``accuracy_by``: measures in percent, with intervals |
 | comparison | ``compare``, ``culture_effects``: several conditions side by side |
+| generation, open_answers | ``evaluate_open``: written answers against those of annotators |
 | published | the paper's own figures, to stand beside one's own |
 | tables | the paper's table as text, in Markdown and in LaTeX |
 
@@ -15,6 +16,7 @@ An answer is correct when the arg-max token at the last position, decoded, equal
 
 from culnig_tl.evaluation.answers import Condition, Mode, alignment, condition_answers, evaluate
 from culnig_tl.evaluation.comparison import compare, culture_effects
+from culnig_tl.evaluation.open_answers import evaluate_open
 from culnig_tl.evaluation.published import published
 from culnig_tl.evaluation.summary import accuracy_by, summarise
 from culnig_tl.evaluation.tables import paper_table, to_latex, to_markdown
@@ -28,6 +30,7 @@ __all__ = [
     "condition_answers",
     "culture_effects",
     "evaluate",
+    "evaluate_open",
     "paper_table",
     "published",
     "summarise",

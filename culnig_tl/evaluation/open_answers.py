@@ -1,0 +1,186 @@
+"""Open answers: what the model writes, against what annotators of a culture wrote.
+
+A reply is right when it holds an annotator's answer: word by word after normalising (Unicode NFKC,
+case, punctuation; one spelling of Arabic and Persian letters that look alike; joiners dropped) and
+lemmatising, as a run of whole words. By language of BLEnD:
+
+| language | words are lemmatised by | what is missing |
+|---|---|---|
+| en, es, el, fa, id, ar | simplemma (extra ``open``) | rare forms; in Arabic most verbs |
+| Chinese (zh) | nothing; the answer may stand anywhere | no inflection to undo |
+| Korean (ko) | nothing; the answer may stand anywhere | endings inside an answer |
+| su, az, as, am, ha | nothing: simplemma does not know them | every form is another word |
+
+su, az, as, am and ha are Sundanese, Azerbaijani, Assamese, Amharic and Hausa.
+
+The paper has a lemmatiser of its own for every language, so that accuracies of the lower rows can
+come out below its own.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from culnig_tl.errors import InvalidInputError
+from culnig_tl.evaluation.generation import generate
+from culnig_tl.hooks import HookedModel, scaled_neurons
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.questions.rendering import text_of
+
+LANGUAGES = {
+    "USA": "en",
+    "UK": "en",
+    "China": "zh",
+    "South Korea": "ko",
+    "North Korea": "ko",
+    "Spain": "es",
+    "Mexico": "es",
+    "Indonesia": "id",
+    "West Java": "su",
+    "Greece": "el",
+    "Iran": "fa",
+    "Azerbaijan": "az",
+    "Algeria": "ar",
+    "Assam": "as",
+    "Ethiopia": "am",
+    "Nigeria": "ha",
+}
+"""Language of each culture of BLEnD."""
+
+LEMMATISED = ("en", "es", "el", "fa", "id", "ar")
+_ANYWHERE = ("zh", "ko")
+# Persian is also written with the Arabic letters that look alike; tatweel only stretches a word.
+_LETTERS = {"fa": str.maketrans({"ي": "ی", "ى": "ی", "ك": "ک"})}
+_JOINER = "\N{ZERO WIDTH NON-JOINER}"
+_TATWEEL = "\N{ARABIC TATWEEL}"
+_NEEDED = ("id", "prompt", "answers", "culture", "language")
+
+
+def evaluate_open(
+    model: HookedModel,
+    rows: pd.DataFrame | Sequence[Mapping[str, Any]],
+    *,
+    neurons: NeuronSet | None = None,
+    factor: float = 0.0,
+    max_new_tokens: int = 32,
+    token_budget: int = 8192,
+) -> pd.DataFrame:
+    """Written answers, one row a question in the order of ``rows``.
+
+    Args:
+        model: a frozen model with named hook points.
+        rows: questions with id, prompt, answers (list of texts), culture and language (a code such
+            as ``"es"``, see ``LANGUAGES``).
+        neurons: neurons to scale, on the prompt and on every generated token; None leaves the model
+            as it is.
+        factor: what their activations are multiplied by.
+        max_new_tokens: at most so many tokens an answer.
+        token_budget: tokens a batch, padding and new tokens counted.
+
+    Returns:
+        Columns id, culture, language, prediction, matched (the first answer that the prediction
+        holds, or ``""``) and correct (bool).
+
+    Raises:
+        InvalidInputError: no rows, rows that lack something, or no simplemma for a language that
+            needs it.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> rows = [{"id": "q", "prompt": "Breakfast in Greece?", "answers": ["bread"],
+        ...          "culture": "Greece", "language": "en"}]
+        >>> ct.evaluate_open(ct.load_model(), rows, max_new_tokens=2)["id"].tolist()
+        ['q']
+    """
+    records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
+    _check(records)
+    empty = {"reply_prefix": "", "system": ""}
+    texts = [text_of({**empty, **row}, model.tokenizer) for row in records]
+    with scaled_neurons(model, neurons or NeuronSet.of({}), factor=factor):
+        written = generate(model, texts, max_new_tokens=max_new_tokens, token_budget=token_budget)
+    frame = pd.DataFrame(
+        {name: [row[name] for row in records] for name in ("id", "culture", "language")}
+    )
+    frame["prediction"] = written
+    frame["matched"] = [
+        matched_answer(said, row["answers"], row["language"])
+        for said, row in zip(written, records, strict=True)
+    ]
+    return frame.assign(correct=frame["matched"] != "")
+
+
+def matched_answer(said: str, answers: Iterable[str], language: str) -> str:
+    """The first of ``answers`` that ``said`` holds, or ``""``.
+
+    Example:
+        >>> matched_answer("They eat Cakes, mostly.", ["rice", "cake"], "en")
+        'cake'
+    """
+    words = lemmas(said, language)
+    return next((each for each in answers if _holds(words, lemmas(each, language), language)), "")
+
+
+def lemmas(text: str, language: str) -> list[str]:
+    """The words of a text, normalised and, where a lemmatiser is known, in their basic form.
+
+    Raises:
+        InvalidInputError: the language needs simplemma, which is not installed.
+    """
+    words = _normalised(text, language).split()
+    if language not in LEMMATISED:
+        return [word.replace(_JOINER, "") for word in words]
+    try:
+        import simplemma
+    except ImportError as error:
+        raise InvalidInputError(
+            f"Answers in {language!r} are lemmatised by simplemma, which is not installed; "
+            "install culnig-tl[open]."
+        ) from error
+    found = (simplemma.lemmatize(word, lang=language).casefold() for word in words)
+    return [word.replace(_JOINER, "") for word in found]  # Persian plurals are known by theirs
+
+
+def _normalised(text: str, language: str) -> str:
+    """NFKC, lower case; punctuation and symbols become spaces."""
+    plain = unicodedata.normalize("NFKC", text).casefold().translate(_LETTERS.get(language, {}))
+    return "".join(_kept_or_space(character) for character in plain)
+
+
+def _kept_or_space(character: str) -> str:
+    kind = unicodedata.category(character)
+    if character == _JOINER:
+        return character
+    if kind == "Cf" or character == _TATWEEL:
+        return ""
+    return " " if kind[0] in "PSZC" else character
+
+
+def _holds(words: Sequence[str], answer: Sequence[str], language: str) -> bool:
+    if not answer:
+        return False
+    if language in _ANYWHERE:
+        return "".join(answer) in "".join(words)
+    n = len(answer)
+    return any(list(words[i : i + n]) == list(answer) for i in range(len(words) - n + 1))
+
+
+def _check(records: Sequence[Mapping[str, Any]]) -> None:
+    if not records:
+        raise InvalidInputError("There are no rows; give at least one question.")
+    faults = [
+        f"row {number}: no {', '.join(missing)}"
+        for number, row in enumerate(records)
+        if (missing := [name for name in _NEEDED if name not in row])
+    ]
+    faults += [
+        f"row {number}: answers must be a list of texts"
+        for number, row in enumerate(records)
+        if "answers" in row and (isinstance(row["answers"], str) or not len(row["answers"]))
+    ]
+    if faults:
+        raise InvalidInputError(
+            f"{len(faults)} faults in {len(records)} rows: {'; '.join(faults[:10])}. "
+            f"A row needs {', '.join(_NEEDED)}."
+        )
