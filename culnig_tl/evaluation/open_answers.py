@@ -94,6 +94,7 @@ def evaluate_open(
         >>> ct.evaluate_open(ct.load_model(), rows, max_new_tokens=2)["id"].tolist()
         ['q']
     """
+    records: list[Any]
     records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
     _check(records)
     empty = {"reply_prefix": "", "system": ""}
