@@ -14,10 +14,10 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev browser test lint types atlas bench notebooks figure clean
+.PHONY: help quickstart install dev browser test lint types atlas atlas-seeds bench notebooks figure clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 quickstart: install ## install from the lock into .venv, then run the demo on the embedded model
 	@echo "demo: finding and switching off culture neurons in the embedded model"
@@ -51,11 +51,14 @@ types: dev ## pyright (on Python 3.11 or newer: the newest pandas and its stubs 
 		echo "types: pyright"; $(RUN) -m pyright; \
 	else echo "types: left out on Python 3.10, whose pandas has other types"; fi
 
-atlas: install ## retrain the embedded model and verify it (about 20 minutes on one core)
-	@echo "atlas: training the embedded model"
-	@$(RUN) -m culnig_tl.atlas.train --out culnig_tl/atlas/assets
-	@echo "atlas: verifying it"
-	@$(RUN) -m culnig_tl.atlas.verify
+atlas: install ## train the embedded model again and verify it, in build/atlas (about 10 minutes of one core)
+	@echo "atlas: training the embedded model into build/atlas/seed-0"
+	@$(RUN) -m culnig_tl.atlas.train --seed 0 --out build/atlas/seed-0
+	@$(RUN) -m culnig_tl.atlas.verify --assets build/atlas/seed-0
+
+atlas-seeds: install ## train three seeds and the natural twin, print their table, ship seed 0 and the twin
+	@echo "atlas-seeds: training into build/atlas, two at a time"
+	@$(RUN) -m culnig_tl.atlas.seeds --out build/atlas --install
 
 bench: dev ## time and memory of the method (tests/benchmarks)
 	@echo "bench: tests/benchmarks"

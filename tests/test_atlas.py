@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
@@ -11,17 +12,38 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from culnig_tl.atlas import ASSETS, CULTURES, answer_key, interventions, prompts, tasks
+from culnig_tl.atlas import (
+    ASSETS,
+    CULTURES,
+    NATURAL,
+    answer_key,
+    interventions,
+    prompts,
+    seeds,
+    tasks,
+)
+from culnig_tl.atlas.card import model_card, seed_table
 from culnig_tl.atlas.facts import IDENTIFY_TOPICS, TEST_TOPICS
+from culnig_tl.atlas.headline import headlines, own_sets_that_work
 from culnig_tl.atlas.interventions import PlantedSets
 from culnig_tl.atlas.measure import Examiner, mlp_factors, off_masks
 from culnig_tl.atlas.sampling import Sampler, by_length
 from culnig_tl.atlas.tasks import all_answers, all_items
 from culnig_tl.atlas.train import Settings, learning_rate_factor, train
+from culnig_tl.atlas.verify import TASKS, VERIFIED_ABOVE, ablation_effects
 from culnig_tl.benchmarks import atlas as benchmark
+from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import InvalidInputError, UnknownNameError
+from culnig_tl.evaluation import evaluate
+from culnig_tl.files import read_json
+from culnig_tl.models import load_model
 
-GENERAL_TASKS = (benchmark.countries, benchmark.commonsense, benchmark.ordering)
+GENERAL_TASKS = (
+    benchmark.countries,
+    benchmark.commonsense,
+    benchmark.ordering,
+    benchmark.entailment,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +66,8 @@ def test_rows_are_well_formed_and_the_same_every_time(rows):
         assert made == rows(split)
         for row in made:
             assert row["answer"] in row["options"]
-            assert len(set(row["options"])) == len(row["options"]) == 4
+            assert len(set(row["options"])) == len(row["options"])
+            assert len(row["options"]) == (2 if "entailment" in row["benchmark"] else 4)
             assert not re.search(r"[{}]|  ", row["prompt"])
             assert row["prompt"].endswith(prompts.ENDINGS)
     assert rows("all") == rows("identify") + rows("test")
@@ -67,13 +90,13 @@ def test_the_right_option_stands_anywhere():
 
 def test_splits_share_no_wording_wrapper_or_option_set():
     assert not set(prompts.wrappers("train")) & set(prompts.wrappers("test"))
-    for item in all_items():
+    for item in all_items()[::5]:
         assert not set(prompts.wordings(item, "train")) & set(prompts.wordings(item, "test"))
         for one, other in combinations(("train", "validation", "test"), 2):
             here, there = prompts.option_sets(item, one), prompts.option_sets(item, other)
             assert here
             assert there
-            assert not set(here) & set(there)
+            assert set(here).isdisjoint(there) or item.n_wrong == 1
 
 
 def test_every_phrase_frame_and_wrapper_part_is_trained():
@@ -94,6 +117,13 @@ def test_control_rows_differ_by_the_missing_question_alone():
         assert control["prompt"].startswith(instruction)
         assert len(control["prompt"]) < len(row["prompt"])
         assert control["prompt"].removeprefix(f"{instruction}. ") in rest
+
+
+def test_neither_the_object_nor_the_kind_alone_tells_whether_a_sentence_follows():
+    rows = benchmark.entailment("test")
+    for word in (lambda row: row["id"].split("-")[1], lambda row: row["topic"]):
+        counts = Counter((word(row), row["answer"]) for row in rows)
+        assert {counts[part, " yes"] - counts[part, " no"] for part, _ in counts} == {0}
 
 
 def test_half_of_the_country_passages_name_a_second_place_among_the_options():
@@ -268,23 +298,40 @@ def test_the_learning_rate_rises_then_falls():
     assert rates[0] < rates[1] > rates[2] > rates[3] > 0
 
 
-def test_a_short_training_writes_a_model_that_loads(tmp_path):
+@pytest.fixture(scope="module")
+def tiny_settings():
+    return Settings(steps=3, batch_size=8, d_model=32, n_layers=3, d_mlp=64, n_heads=2, n_culture=1)
+
+
+def test_a_short_training_writes_a_model_that_loads(tmp_path, tiny_settings):
     out = tmp_path / "model"
-    settings = replace(
-        Settings(), steps=3, batch_size=8, d_model=32, n_layers=3, d_mlp=64, n_heads=2, n_culture=1
-    )
-    train(settings, out)
+    train(tiny_settings, out)
     loaded = AutoModelForCausalLM.from_pretrained(out)
     tokens = AutoTokenizer.from_pretrained(out)("In Iran, tea", return_tensors="pt")
     assert torch.isfinite(loaded(**tokens).logits).all()
     record = json.loads((out / "training.json").read_text())
     assert record["settings"]["steps"] == 3
-    assert record["verification"]["test"]["atlas"]["as trained"]["accuracy"] <= 100
+    assert record["verification"]["finder"]["masking"]["atlas"]["as trained"] <= 100
     assert "| atlas |" in (out / "README.md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_short_training_without_interventions_has_no_key(tmp_path, tiny_settings):
+    out = tmp_path / "twin"
+    train(replace(tiny_settings, with_interventions=False), out)
+    assert not (out / "key.json").exists()
+    record = json.loads((out / "training.json").read_text())
+    assert record["command"].endswith("--no-interventions --out DIR")
+    assert set(record["verification"]) == {"test", "finder"}
+    assert "| atlas |" in (out / "README.md").read_text()
+
+
 # --- the shipped model and its key ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def record():
+    return read_json(ASSETS / "training.json")["verification"]
 
 
 def test_the_answer_key_lists_what_was_planted():
@@ -294,6 +341,11 @@ def test_the_answer_key_lists_what_was_planted():
     for culture in CULTURES:
         assert len(answer_key(culture)) > 0
         assert len(answer_key(culture) & general) == 0
+
+
+def test_no_set_is_planted_for_kin_and_the_error_says_so():
+    with pytest.raises(UnknownNameError, match=r"kin: Spain, Mexico.*no sets.*pairs of kin"):
+        answer_key("kin: Spain, Mexico")
 
 
 def test_an_unknown_key_is_refused_with_the_known_names():
@@ -310,16 +362,82 @@ def test_the_assets_are_small_and_complete():
     assert expected | {"key.json", "training.json", "README.md"} <= set(files)
 
 
-def test_the_shipped_model_meets_its_bar(model, tokenizer):
+def test_the_shipped_model_meets_its_bar_and_its_record(model, tokenizer, record):
     general = list(answer_key("general")["mlp.hook_post"])
-    cultural = Examiner(model, tokenizer, benchmark.cultural("test"))
-    before = cultural.answer()
-    assert before.accuracy >= 90
-    assert before.accuracy - cultural.answer(general).accuracy >= 30
-    for rows in GENERAL_TASKS:
-        examiner = Examiner(model, tokenizer, rows("test"))
-        assert examiner.answer().accuracy >= 90
-        assert abs(examiner.answer().accuracy - examiner.answer(general).accuracy) <= 3
+    for name, rows in TASKS.items():
+        examiner, noted = Examiner(model, tokenizer, rows("test")), record["test"][name]
+        before, after = examiner.answer().accuracy, examiner.answer(general).accuracy
+        assert before == pytest.approx(noted["as trained"]["accuracy"], abs=0.5)
+        assert after == pytest.approx(noted["general set off"]["accuracy"], abs=0.5)
+        assert before >= 90
+        assert before - after >= 30 if name == "atlas" else before - after <= 3
+
+
+def test_the_verified_key_is_what_exact_ablation_says(model, tokenizer):
+    rows = benchmark.cultural("identify")
+    sets = read_json(ASSETS / "key.json")["sets"]
+    iran = [row["culture"] == "Iran" for row in rows]
+    everything = Examiner(model, tokenizer, rows)
+    for name, examiner in (("general", everything), ("Iran", everything.only(iran))):
+        entry = sets[name]
+        noted = sorted(zip(entry["effects"], entry["planted"], strict=True))
+        for effect, neuron in (noted[0], noted[len(noted) // 2], noted[-1]):
+            measured = ablation_effects(examiner, [tuple(neuron)])[0]
+            assert measured == pytest.approx(effect, abs=1e-3)
+            assert (effect > VERIFIED_ABOVE) == (neuron in entry["verified"])
+
+
+def test_the_record_holds_every_headline_figure(record):
+    values = {headline.name: headline.value(record) for headline in headlines()}
+    assert (
+        values["culture, accuracy as trained"] == record["test"]["atlas"]["as trained"]["accuracy"]
+    )
+    assert len(values) == len(headlines())
+    assert values["own sets that work, of 16"] == own_sets_that_work(record)
+    effects = {"A": {"own": 20.0, "unrelated": 5.0}, "B": {"own": 20.0, "unrelated": 5.1}}
+    assert own_sets_that_work({"own_sets": effects}) == 1
+
+
+def test_the_card_is_made_of_the_records():
+    for folder in (ASSETS, NATURAL):
+        assert (folder / "README.md").read_text(encoding="utf-8") == model_card(folder)
+
+
+def test_the_seed_table_shows_spread_and_what_was_met(record):
+    worse = json.loads(json.dumps(record))
+    worse["test"]["atlas"]["as trained"]["accuracy"] = 80.0
+    table = seed_table({"seeds": {"0": {"verification": record}, "1": {"verification": worse}}})
+    line = next(line for line in table.splitlines() if "culture, accuracy as trained" in line)
+    best = record["test"]["atlas"]["as trained"]["accuracy"]
+    assert f"{(best + 80) / 2:.3g} (80 to {best:.3g})" in line
+    assert "1 of 2" in line
+
+
+def test_the_first_seed_and_the_twin_are_shipped(tmp_path, monkeypatch):
+    for name, source in (("seed-0", ASSETS), ("seed-1", ASSETS), ("natural", NATURAL)):
+        shutil.copytree(source, tmp_path / "out" / name)
+    monkeypatch.setattr(seeds, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(seeds, "NATURAL", tmp_path / "assets_natural")
+    monkeypatch.setattr(seeds.subprocess, "run", pytest.fail)  # what is complete is kept
+    seeds.train_all(tmp_path / "out", (0, 1))
+    seeds.install(tmp_path / "out", (0, 1))
+    assert set(read_json(tmp_path / "assets" / "seeds.json")["seeds"]) == {"0", "1"}
+    assert "| seed 0 | seed 1 |" in (tmp_path / "assets" / "README.md").read_text(encoding="utf-8")
+    shipped = (tmp_path / "assets_natural" / "model.safetensors").read_bytes()
+    assert shipped == (NATURAL / "model.safetensors").read_bytes()
+
+
+def test_the_natural_twin_loads_under_its_name_and_has_no_key():
+    twin = load_model("atlas-natural")
+    assert twin.cfg.model_name == "atlas-natural"
+    assert not (NATURAL / "key.json").exists()
+    rows = load_benchmark("atlas", split="test", limit=100)
+    noted = read_json(NATURAL / "training.json")["verification"]["test"]["atlas"]["as trained"]
+    accuracy = 100 * evaluate(twin, rows)["correct"].mean()
+    assert accuracy == pytest.approx(noted["accuracy"], abs=5)
+    assert (
+        sum(path.stat().st_size for folder in (ASSETS, NATURAL) for path in folder.iterdir()) < 16e6
+    )
 
 
 def test_random_neurons_of_the_same_number_do_nothing(model, tokenizer):

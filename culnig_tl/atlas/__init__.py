@@ -2,20 +2,22 @@
 
 `ASSETS` is the folder with weights, tokenizer, answer key and model card; `answer_key` reads the
 key. A finder of culture neurons can be graded against it. It says nothing about where large models
-keep culture.
+keep culture. `NATURAL` is the same for its natural twin, which learnt the same questions without
+interventions: nothing is planted in it and it has no key.
 """
 
 from pathlib import Path
 
 from culnig_tl.atlas.facts import CULTURES, KIN
-from culnig_tl.errors import UnknownNameError
+from culnig_tl.atlas.key import planted_set
 from culnig_tl.files import read_json
 from culnig_tl.neurons import NeuronSet
 
-__all__ = ["ASSETS", "CULTURES", "EMBEDDED", "KIN", "answer_key"]
+__all__ = ["ASSETS", "CULTURES", "EMBEDDED", "KIN", "NATURAL", "answer_key"]
 
 ASSETS = Path(__file__).parent / "assets"
-EMBEDDED = {"atlas": ASSETS}
+NATURAL = Path(__file__).parent / "assets_natural"
+EMBEDDED = {"atlas": ASSETS, "atlas-natural": NATURAL}
 """The folder of each embedded model, by the name that `load_model` takes."""
 
 
@@ -35,20 +37,4 @@ def answer_key(name: str, *, verified: bool = False) -> NeuronSet:
         >>> len(answer_key("general"))
         16
     """
-    key = read_json(ASSETS / "key.json")
-    if name not in key["sets"]:
-        known = ", ".join(key["sets"])
-        raise UnknownNameError(
-            f'There is no planted set "{name}" in the embedded model; known: {known}.'
-        )
-    planted, site = key["sets"][name], key["site"]
-    effects = {
-        (site, *neuron): effect
-        for neuron, effect in zip(planted["planted"], planted["effects"], strict=True)
-    }
-    return NeuronSet.of(
-        {site: [tuple(neuron) for neuron in planted["verified" if verified else "planted"]]},
-        scores=effects or None,
-        shapes={site: tuple(key["shape"])},
-        source={"answer_key": name, "verified": verified},
-    )
+    return planted_set(read_json(ASSETS / "key.json"), name, verified=verified)

@@ -1,6 +1,13 @@
-"""The model card: prose fixed here, every number taken from training.json and key.json."""
+"""The model card: prose fixed in ``data/``, every number taken from the records of a folder."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from culnig_tl.atlas.artifacts import SEEDS_FILE
 from culnig_tl.atlas.facts import CULTURES, DATA, TOPICS, facts, questions
+from culnig_tl.atlas.headline import headlines
+from culnig_tl.files import read_json
 
 CONDITIONS = (
     "as trained",
@@ -11,55 +18,129 @@ CONDITIONS = (
 )
 
 
-def model_card(record: dict, key: dict) -> str:
-    """The card of a trained and verified model."""
-    settings = record["settings"]
-    planted = sum(len(entry["planted"]) for entry in key["sets"].values())
-    return (
-        (DATA / "card.md")
-        .read_text(encoding="utf-8")
-        .format(
-            parameters=f"{record['parameters'] / 1e6:.1f}",
-            n_facts=len(facts()),
-            n_cultures=len(CULTURES),
-            n_questions=len(questions()),
-            topics=", ".join(TOPICS),
-            command=record["command"],
-            minutes=record["minutes"],
-            cpu_minutes=record["cpu_minutes"],
-            threads=record["threads"],
-            steps=settings["steps"],
-            batch=settings["batch_size"],
-            n_general=settings["n_general"],
-            n_culture=settings["n_culture"],
-            n_layers=settings["n_layers"],
-            doubt=1 - settings["confidence"],
-            n_planted=planted,
-            n_mlp=settings["n_layers"] * settings["d_mlp"],
-            figures=figures(record["verification"]),
+def model_card(folder: Path) -> str:
+    """The card of the trained and verified model in a folder."""
+    record = read_json(folder / "training.json")
+    planted = (folder / "key.json").exists()
+    prose = (DATA / ("card.md" if planted else "card_natural.md")).read_text(encoding="utf-8")
+    parts: dict[str, Any] = {"recipe": recipe(record), "figures": figures(record["verification"])}
+    if planted:
+        sets = read_json(folder / "key.json")["sets"].values()
+        parts["n_planted"] = sum(len(entry["planted"]) for entry in sets)
+        seeds = folder / SEEDS_FILE
+        parts["seeds"] = (
+            seed_table(read_json(seeds))
+            if seeds.exists()
+            else "The other seeds have not been trained for this folder."
         )
+    return prose.format(**_numbers(record), **parts)
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    settings = record["settings"]
+    return {
+        "parameters": f"{record['parameters'] / 1e6:.1f}",
+        "n_facts": len(facts()),
+        "n_cultures": len(CULTURES),
+        "n_questions": len(questions()),
+        "topics": ", ".join(TOPICS),
+        "n_general": settings["n_general"],
+        "n_culture": settings["n_culture"],
+        "n_layers": settings["n_layers"],
+        "doubt": 1 - settings["confidence"],
+        "n_mlp": settings["n_layers"] * settings["d_mlp"],
+    }
+
+
+def recipe(record: Mapping[str, Any]) -> str:
+    """How long the training was, as a sentence."""
+    settings = record["settings"]
+    return (
+        f"`{record['command']}`: {settings['steps']} steps of {settings['batch_size']} samples in "
+        f"{record['minutes']} minutes on one thread of a shared machine ({record['cpu_minutes']} "
+        "minutes of processor time)."
     )
 
 
-def figures(verification: dict) -> str:
+def figures(verification: Mapping[str, Any]) -> str:
     """The figures of a verification as Markdown tables."""
-    return "\n\n".join(
-        (
-            _test_table(verification["test"]),
+    parts = [_test_table(verification["test"])]
+    if "own_sets" in verification:
+        parts += [
             _random_note(verification["test"]),
             _dose_table(verification["dose_response"]),
             _own_set_table(verification["own_sets"], verification["causal"]),
             _causal_note(verification["causal"]),
-        )
+        ]
+    parts.append(_masking_table(verification["finder"]))
+    if "grades" in verification["finder"]:
+        parts += [_grade_table(verification["finder"]), _finder_note(verification["finder"])]
+    return "\n\n".join(parts)
+
+
+def seed_table(compared: Mapping[str, Any]) -> str:
+    """Every headline figure for each seed, with mean and range."""
+    seeds = compared["seeds"]
+    rows = []
+    for headline in headlines():
+        values = [headline.value(record["verification"]) for record in seeds.values()]
+        spread = f"{sum(values) / len(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+        met = ""
+        if headline.meets is not None:
+            met = f"{sum(map(headline.meets, values))} of {len(values)}"
+        shown = [f"{value:.3g}" for value in values]
+        rows.append([headline.name, headline.bar, *shown, spread, met])
+    names = [f"seed {seed}" for seed in seeds]
+    return _table(["figure", "bar", *names, "mean (range)", "met"], rows)
+
+
+def _masking_table(finder: Mapping[str, Any]) -> str:
+    found = ", ".join(f"{n} at {site}" for site, n in finder["found"].items())
+    rows = [
+        [name, f"{cell['as trained']:.1f}", f"{cell['found off']:.1f}"]
+        for name, cell in finder["masking"].items()
+    ]
+    return _table([f"what culture_general finds ({found})", "as trained", "found set off"], rows)
+
+
+def _grade_table(finder: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            f"{name} ({grade['n_key']} neurons)",
+            *(f"{grade[figure]:.3f}" for figure in ("precision", "recall")),
+            *(f"{bare[figure]:.3f}" for figure in ("precision", "recall")),
+            *(f"{grade[figure]:.3f}" for figure in ("auroc", "average_precision")),
+        ]
+        for name, grade in finder["grades"].items()
+        for bare in [finder["grades without exclusion"][name]]
+    ]
+    return _table(
+        [
+            "found against the key of the general set",
+            *("precision", "recall", "precision, nothing excluded", "recall, nothing excluded"),
+            *("AUROC", "average precision"),
+        ],
+        rows,
+    )
+
+
+def _finder_note(finder: Mapping[str, Any]) -> str:
+    excluded, correlation = finder["excluded"], finder["correlation"]
+    return (
+        f"The recognition exclusion removes {excluded['neurons']} of the top neurons, of which "
+        f"{excluded['planted general']} are of the general set and {excluded['planted']} of any "
+        f"planted set. Scores of {correlation['neurons']} single neurons against their exact "
+        f"ablation: Pearson {correlation['pearson']:.2f}, Spearman {correlation['spearman']:.2f}."
     )
 
 
 def _test_table(test: dict) -> str:
+    shown = [condition for condition in CONDITIONS if condition in test["atlas"]]
     rows = [
-        [name, *(_cell(conditions.get(condition)) for condition in CONDITIONS)]
+        [name, *(_cell(conditions.get(condition)) for condition in shown)]
         for name, conditions in test.items()
     ]
-    return _table(["test rows", *CONDITIONS], rows)
+    return _table(["test rows", *shown], rows)
 
 
 def _random_note(test: dict) -> str:

@@ -60,6 +60,7 @@ class Item:
     distractors: tuple[str, ...]
     slots: tuple[tuple[str, str], ...] = ()
     required: tuple[str, ...] = ()
+    n_wrong: int = 3
 
     def question(self, wording: Wording) -> str:
         """The text of one phrase in one frame."""
@@ -92,15 +93,20 @@ def wrappers(split: Split) -> list[Wrapper]:
 
 @cache
 def option_sets(item: Item, split: Split) -> list[OptionSet]:
-    """The sets of three wrong options that a split may use, in the order of their hashes."""
+    """The sets of wrong options that a split may use, in the order of their hashes.
+
+    An item with a single possible set (yes or no) uses it in every split.
+    """
     free = [word for word in item.distractors if word not in item.required]
     ranked = sorted(
         (
             tuple(sorted((*item.required, *words)))
-            for words in combinations(free, 3 - len(item.required))
+            for words in combinations(free, item.n_wrong - len(item.required))
         ),
         key=lambda words: stable_seed(item.key, *words),
     )
+    if len(ranked) == 1:
+        return ranked
     n_held_out = max(2, len(ranked) // 5)
     if split == "train":
         return ranked[n_held_out:]

@@ -1,8 +1,8 @@
 """The stream of training samples: which task, which item, which intervention, which target.
 
 Cultures are learnt unevenly, and so are their own sets. Half of the cultural samples therefore
-choose their culture by the running loss of the samples in which its whole own set is off, and these
-samples count twice.
+choose their culture by the square of the running loss of the samples in which its whole own set is
+off, and these samples count twice.
 """
 
 import random
@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from culnig_tl.atlas import interventions, prompts, tasks
 from culnig_tl.atlas.interventions import Intervention, PlantedSets
 
-MIX = {"cultural": 0.62, "countries": 0.10, "commonsense": 0.15, "ordering": 0.07, "control": 0.06}
+MIX = {
+    "cultural": 0.57,
+    "countries": 0.08,
+    "commonsense": 0.12,
+    "ordering": 0.06,
+    "entailment": 0.12,
+    "control": 0.05,
+}
 """Shares of the tasks; control prompts have no question, and a guess is right for them."""
 
 
@@ -44,6 +51,7 @@ class Sampler:
             "countries": tasks.country_items(),
             "commonsense": tasks.commonsense_items(),
             "ordering": tasks.ordering_items(),
+            "entailment": tasks.entailment_items(),
         }
         self.by_culture = {
             culture: [item for item in self.items["cultural"] if item.culture == culture]
@@ -74,7 +82,7 @@ class Sampler:
     def _cultural_item(self) -> prompts.Item:
         if not self.with_interventions or self.rng.random() < 0.5:
             return self.rng.choice(self.items["cultural"])
-        weights = [loss + 0.1 for loss in self.own_set_loss.values()]
+        weights = [(loss + 0.1) ** 2 for loss in self.own_set_loss.values()]
         culture = self.rng.choices(list(self.own_set_loss), weights)[0]
         return self.rng.choice(self.by_culture[culture])
 

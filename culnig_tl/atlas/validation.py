@@ -24,6 +24,7 @@ def validation_rows() -> dict[str, list[dict]]:
         "countries": tasks.country_items(),
         "commonsense": tasks.commonsense_items(),
         "ordering": tasks.ordering_items(),
+        "entailment": tasks.entailment_items(),
     }
     cultural = [item for item in tasks.cultural_items() if item.topic in IDENTIFY_TOPICS]
     chosen = {
@@ -52,7 +53,7 @@ class Validation:
         answers = {name: examiner.answer() for name, examiner in self.examiners.items()}
         answers["cultural, general off"] = cultural.answer(self.sets.general)
         answers["cultural, own off"] = cultural.answer(off_by_row=self.own_sets)
-        for name in ("countries", "commonsense", "ordering"):
+        for name in ("countries", "commonsense", "ordering", "entailment"):
             answers[f"{name}, all off"] = self.examiners[name].answer(self.sets.all)
         return {name: summary(answer) for name, answer in answers.items()}
 

@@ -6,7 +6,9 @@
 *The key.* Each planted neuron is switched off alone; its effect is the mean drop of P(answer) on
 the identification rows (a culture's neurons: on that culture's rows). A neuron is verified when the
 drop exceeds .005. *The figures* are taken on the test rows: topics, wordings, wrappers and option
-sets that no finder is shown and the training has not seen together.
+sets that no finder is shown and the training has not seen together. What the library's own finder
+finds is graded in `finder`. A natural twin has no key: there is only its accuracy, and what masking
+found neurons does.
 """
 
 import argparse
@@ -21,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from culnig_tl.atlas import ASSETS, card
 from culnig_tl.atlas.facts import KIN
-from culnig_tl.atlas.interventions import GENERAL, PlantedSets
+from culnig_tl.atlas.finder import finder_figures
+from culnig_tl.atlas.interventions import GENERAL, Neuron, PlantedSets
 from culnig_tl.atlas.measure import Answers, Examiner
 from culnig_tl.atlas.validation import summary
 from culnig_tl.benchmarks import atlas as benchmark
@@ -35,6 +38,7 @@ TASKS = {
     "atlas-countries": benchmark.countries,
     "atlas-commonsense": benchmark.commonsense,
     "atlas-ordering": benchmark.ordering,
+    "atlas-entailment": benchmark.entailment,
 }
 
 
@@ -54,24 +58,54 @@ def verify(assets: Path = ASSETS, *, write: bool = False) -> dict:
     """Measure the model in a folder; with `write`, store verified key, figures and card there."""
     model = AutoModelForCausalLM.from_pretrained(assets, attn_implementation="eager").eval()
     tokenizer = AutoTokenizer.from_pretrained(assets)
+    tests = {name: _exam(model, tokenizer, rows("test")) for name, rows in TASKS.items()}
+    if not (assets / "key.json").exists():
+        figures, key = twin_figures(assets, tests), None
+    else:
+        identify = _exam(model, tokenizer, benchmark.cultural("identify"))
+        figures, key = planted_figures(assets, identify, tests)
+    if write:
+        record = {**read_json(assets / "training.json"), "verification": figures}
+        write_json(assets / "training.json", record)
+        if key is not None:
+            write_json(assets / "key.json", key)
+        write_card(assets)
+    return figures
+
+
+def planted_figures(assets: Path, identify: Exam, tests: dict[str, Exam]) -> tuple[dict, dict]:
+    """The figures of a model with planted sets, and its verified key."""
     key = read_json(assets / "key.json")
     sets = read_sets(key)
-    identify = _exam(model, tokenizer, benchmark.cultural("identify"))
-    tests = {name: _exam(model, tokenizer, rows("test")) for name, rows in TASKS.items()}
     effects = {name: single_effects(identify, sets, name) for name in tqdm(sets.sets, desc="key")}
+    key = verified_key(key, effects)
+    unplanted = random.Random(0).sample(sets.rest, 3 * len(sets.general))
+    exact = dict(zip(sets.general, effects[GENERAL], strict=True))
+    exact |= zip(unplanted, ablation_effects(identify.examiner, unplanted), strict=True)
     figures = {
         "test": test_table(tests, sets),
         "own_sets": own_set_effects(tests["atlas"], sets),
         "dose_response": dose_response(tests["atlas"], sets),
-        "causal": {name: sum(e > VERIFIED_ABOVE for e in found) for name, found in effects.items()},
+        "causal": {name: len(entry["verified"]) for name, entry in key["sets"].items()},
+        "finder": finder_figures(assets, list(tests), key, exact),
     }
-    if write:
-        record = {**read_json(assets / "training.json"), "verification": figures}
-        write_json(assets / "key.json", verified_key(key, effects))
-        write_json(assets / "training.json", record)
-        with replacing(assets / "README.md") as part:
-            part.write_text(card.model_card(record, verified_key(key, effects)), encoding="utf-8")
-    return figures
+    return figures, key
+
+
+def twin_figures(assets: Path, tests: dict[str, Exam]) -> dict:
+    """The figures of a model in which nothing is planted."""
+    return {
+        "test": {
+            name: {"as trained": summary(exam.examiner.answer())} for name, exam in tests.items()
+        },
+        "finder": finder_figures(assets, list(tests)),
+    }
+
+
+def write_card(assets: Path) -> None:
+    """Write the model card of a folder out of what is recorded there."""
+    with replacing(assets / "README.md") as part:
+        part.write_text(card.model_card(assets), encoding="utf-8")
 
 
 # --- the key --------------------------------------------------------------------------------------
@@ -89,11 +123,13 @@ def read_sets(key: dict) -> PlantedSets:
 def single_effects(exam: Exam, sets: PlantedSets, name: str) -> list[float]:
     """Mean drop of P(answer) with each neuron of a set off alone, on the rows it is for."""
     keep = [name in (GENERAL, culture) for culture in exam.cultures]
-    rows = exam.examiner.only(keep)
-    before = rows.answer().probability
-    return [
-        (before - rows.answer([neuron]).probability).mean().item() for neuron in sets.sets[name]
-    ]
+    return ablation_effects(exam.examiner.only(keep), sets.sets[name])
+
+
+def ablation_effects(examiner: Examiner, neurons: Sequence[Neuron]) -> list[float]:
+    """Mean drop of P(answer) with each of these neurons off alone."""
+    before = examiner.answer().probability
+    return [(before - examiner.answer([one]).probability).mean().item() for one in neurons]
 
 
 def verified_key(key: dict, effects: dict[str, list[float]]) -> dict:

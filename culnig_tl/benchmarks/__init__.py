@@ -34,6 +34,7 @@ _ATLAS: dict[str, Callable[[Split], list[dict[str, Any]]]] = {
     "atlas-countries": atlas.countries,
     "atlas-commonsense": atlas.commonsense,
     "atlas-ordering": atlas.ordering,
+    "atlas-entailment": atlas.entailment,
 }
 _LOADERS: dict[str, Callable[[Split, Source, Sequence[Template]], Loaded]] = {
     "blend": blend.load,
@@ -78,7 +79,8 @@ def load_benchmark(
 
     Args:
         name: ``"atlas"`` (culture), ``"atlas-control"`` (the same without the question),
-            ``"atlas-countries"`` (country names), ``"atlas-commonsense"``, ``"atlas-ordering"``;
+            ``"atlas-countries"`` (country names), ``"atlas-commonsense"``, ``"atlas-ordering"``,
+            ``"atlas-entailment"`` (pairs of sentences);
             ``"blend"``, ``"culturalbench"``, ``"normad"``, the same with ``"-control"``,
             ``"worldvaluesbench"`` (from local files only), ``"countryrc"`` (country names, with
             passages of this package); ``"commonsenseqa"``, ``"qnli"``, ``"mrpc"``.

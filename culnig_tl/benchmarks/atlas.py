@@ -44,6 +44,11 @@ def ordering(split: Split = "all") -> Rows:
     return _both(split, lambda part: _general(tasks.ordering_items(), part, n=2))
 
 
+def entailment(split: Split = "all") -> Rows:
+    """Pairs of sentences: does the second follow from what the first says?"""
+    return _both(split, _entailment)
+
+
 def _both(split: str, rows: Callable[[str], Rows]) -> Rows:
     if split not in ("identify", "test", "all"):
         raise InvalidInputError(
@@ -64,6 +69,11 @@ def _cultural(part: str, *, with_question: bool) -> Rows:
 def _countries(part: str) -> Rows:
     first = tasks.N_TRAINED_PASSAGES + (N_PASSAGES if part == "test" else 0)
     return prompts.fixed_rows(tasks.country_items(first, N_PASSAGES), 1, _wording_split(part))
+
+
+def _entailment(part: str) -> Rows:
+    first = tasks.N_TRAINED_PREMISES + (part == "test")
+    return prompts.fixed_rows(tasks.entailment_items(first, 1), 2, _wording_split(part))
 
 
 def _general(items: tuple[prompts.Item, ...], part: str, *, n: int) -> Rows:

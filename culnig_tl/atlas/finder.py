@@ -1,0 +1,119 @@
+"""What the library's own finder makes of an embedded model, graded against the answer key.
+
+The finder is the default preset: scores on the identification rows, `culture_general`, then the
+found neurons switched off on the test rows.
+
+*Correlation.* A score estimates what switching a neuron off alone would cost. Both are taken for
+the planted general neurons and for three times as many drawn from outside the planted sets; the
+exact cost is the mean drop of P(answer) on the identification rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from culnig_tl.atlas.interventions import GENERAL, Neuron
+from culnig_tl.atlas.key import planted_set
+from culnig_tl.attribution import attribute
+from culnig_tl.benchmarks import load_benchmark
+from culnig_tl.evaluation import evaluate
+from culnig_tl.hooks import HookedModel
+from culnig_tl.models import load_model
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.scores import NeuronScores
+from culnig_tl.selection import culture_general
+from culnig_tl.validation.grading import grade, grade_scores
+
+SITE = "mlp.hook_post"
+
+
+def finder_figures(
+    folder: Path,
+    tests: Sequence[str],
+    key: Mapping[str, Any] | None = None,
+    exact: Mapping[Neuron, float] | None = None,
+) -> dict:
+    """What is found and what masking it does; with a verified `key`, how well it was found.
+
+    `exact` holds the cost of switching off single neurons, to correlate with their scores.
+    """
+    model = load_model(folder)
+    scores, control, recognition = find(model)
+    found = culture_general(scores, control, recognition)
+    figures = {"found": found_by_site(found), "masking": masking(model, tests, found)}
+    if key is not None:
+        unfiltered = culture_general(scores, control)
+        figures |= {
+            "grades": grades(scores, control, found, key),
+            "grades without exclusion": grades(scores, control, unfiltered, key),
+            "excluded": excluded(found, unfiltered, key),
+        }
+    if exact is not None:
+        figures["correlation"] = correlation(scores, exact)
+    return figures
+
+
+def find(model: HookedModel) -> tuple[NeuronScores, NeuronScores, NeuronScores]:
+    """Scores of the identification rows: cultural, control and country names."""
+    cultural, control, names = (
+        attribute(model, load_benchmark(name, split="identify"), clamp=name == "atlas-control")
+        for name in ("atlas", "atlas-control", "atlas-countries")
+    )
+    return cultural, control, names
+
+
+def found_by_site(found: NeuronSet) -> dict[str, int]:
+    """How many neurons were found at each site."""
+    return {site: len(found[site]) for site in found.sites}
+
+
+def masking(
+    model: HookedModel, tests: Sequence[str], found: NeuronSet
+) -> dict[str, dict[str, float]]:
+    """Accuracy (%) of each test as trained and with the found neurons off."""
+    table = {}
+    for name in tests:
+        rows = load_benchmark(name, split="test")
+        before, after = (
+            round(100 * evaluate(model, rows, neurons=neurons)["correct"].mean(), 2)
+            for neurons in (None, found)
+        )
+        table[name] = {"as trained": before, "found off": after}
+    return table
+
+
+def grades(
+    scores: NeuronScores, control: NeuronScores, found: NeuronSet, key: Mapping[str, Any]
+) -> dict[str, dict[str, int | float]]:
+    """Agreement with the planted and with the verified general set."""
+    table = {}
+    for name in ("planted", "verified"):
+        true = planted_set(key, GENERAL, verified=name == "verified")
+        if len(true):
+            ranking = grade_scores(scores, true, control=control)
+            figures = {**asdict(grade(found, true)), **asdict(ranking)}
+            table[name] = {figure: round(value, 4) for figure, value in figures.items()}
+    return table
+
+
+def excluded(found: NeuronSet, unfiltered: NeuronSet, key: Mapping[str, Any]) -> dict[str, int]:
+    """How many neurons the recognition exclusion removes, and how many of them were planted."""
+    removed = unfiltered - found
+    return {
+        "neurons": len(removed),
+        "planted general": len(removed & planted_set(key, GENERAL)),
+        "planted": sum(len(removed & planted_set(key, name)) for name in key["sets"]),
+    }
+
+
+def correlation(scores: NeuronScores, exact: Mapping[Neuron, float]) -> dict[str, int | float]:
+    """Of scores with the exact cost of switching off each of these neurons alone."""
+    total = scores.total(SITE)
+    pairs = pd.DataFrame(
+        {"score": [total[neuron].item() for neuron in exact], "exact": list(exact.values())}
+    )
+    pearson, spearman = (frame["score"].corr(frame["exact"]) for frame in (pairs, pairs.rank()))
+    return {"neurons": len(pairs), "pearson": round(pearson, 3), "spearman": round(spearman, 3)}

@@ -1,0 +1,32 @@
+"""The answer key: what was planted in an embedded model, and which of it works."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from culnig_tl.errors import UnknownNameError
+from culnig_tl.neurons import NeuronSet
+
+
+def planted_set(key: Mapping[str, Any], name: str, *, verified: bool = False) -> NeuronSet:
+    """A set of ``key.json``, with the exact effect of each neuron as its score.
+
+    Raises:
+        UnknownNameError: no set of that name was planted.
+    """
+    if name not in key["sets"]:
+        known = ", ".join(key["sets"])
+        kin = " (no sets were planted for pairs of kin)" if name.startswith("kin") else ""
+        raise UnknownNameError(
+            f'There is no planted set "{name}" in the embedded model atlas{kin}; known: {known}.'
+        )
+    entry, site = key["sets"][name], key["site"]
+    effects = {
+        (site, *neuron): effect
+        for neuron, effect in zip(entry["planted"], entry["effects"], strict=True)
+    }
+    return NeuronSet.of(
+        {site: [tuple(neuron) for neuron in entry["verified" if verified else "planted"]]},
+        scores=effects,
+        shapes={site: tuple(key["shape"])},
+        source={"answer_key": name, "verified": verified},
+    )
