@@ -16,6 +16,7 @@ import culnig_tl as ct
 from culnig_tl.cli import app
 
 COMMANDS = ("demo", "run", "paper", "score", "select", "evaluate")
+GENERAL_TASKS = ("country names", "common sense", "ordering", "sentence pairs")
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_demo_prints_table_and_grade(demo_folder: Path) -> None:
     shown = (demo_folder / "shown.txt").read_text(encoding="utf-8")
-    for expected in ("culture", "country names", "common sense", "ordering", "mean P", "precision"):
+    for expected in ("culture", *GENERAL_TASKS, "mean P", "precision"):
         assert expected in shown
     assert "no evidence about large models" in " ".join(shown.split())
 
@@ -210,6 +211,6 @@ def test_the_found_neurons_carry_culture_and_little_else(demo_folder: Path) -> N
     assert change["culture", "general"] <= -20
     assert change["culture", "random"] >= -2
     assert table["p_value"]["culture", "general"] < 0.05
-    for task in ("country names", "common sense", "ordering"):
+    for task in GENERAL_TASKS:
         assert accuracy[task, "original"] >= 90
         assert change[task, "general"] >= -3
