@@ -262,6 +262,7 @@ def _scores(
                 sites=sites,
                 clamp=name == "control",
                 token_budget=token_budget,
+                checkpoint=folder / f"{name}.checkpoint",
                 progress=name if progress else False,
             ).save(path)
         found[name] = NeuronScores.load(path)

@@ -1,11 +1,12 @@
 """One stage at a time: scores, neurons, answers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 import culnig_tl as ct
+from culnig_tl.attribution import launched
 from culnig_tl.cli.options import (
     OUT,
     SITES,
@@ -32,25 +33,51 @@ def score(
         bool, typer.Option("--clamp", help="Cut negative scores to 0: for control questions.")
     ] = False,
     sites: Sites = "default",
+    method: Annotated[
+        Literal["gradient_x_activation", "integrated_gradients"],
+        typer.Option(help="How a neuron's share in an answer is estimated."),
+    ] = "gradient_x_activation",
+    steps: Annotated[int, typer.Option(help="Steps of integrated gradients.", min=1)] = 20,
+    path: Annotated[
+        Literal["joint", "layer"],
+        typer.Option(help="Integrated gradients: all layers together, or one at a time."),
+    ] = "joint",
+    padding: Annotated[
+        Literal["ignore", "zero"], typer.Option(help="zero: count it, as the published code does.")
+    ] = "ignore",
     backend: Backend = "auto",
     dtype: Dtype = "float32",
     device: Device = None,
     token_budget: TokenBudget = 8192,
     quiet: Quiet = False,
 ) -> None:
-    """Score every neuron of a model on your rows.
+    """Score every neuron of a model on your rows; resumable, in one process or in many.
 
     Example:  culnig-tl score atlas atlas:identify --out cultural.safetensors
+
+    Eight GPUs:  torchrun --nproc_per_node 8 -m culnig_tl score my-model rows.csv --out
+    cultural.safetensors
     """
-    with plain_errors():
+    kept = out.with_name(out.name + ".checkpoint")
+    with plain_errors(kept=kept):
+        state = launched()
+        if state is not None and device is None:
+            device = str(state.device)
         scores = ct.attribute(
             loaded(model, backend=backend, dtype=dtype, device=device, quiet=quiet),
             rows_of(rows),
             sites=SITES[sites],
+            method=method,
+            steps=steps,
+            path=path,
+            padding=padding,
             clamp=clamp,
             token_budget=token_budget,
+            checkpoint=kept,
             progress=not quiet,
         )
+        if state is not None and not state.is_main_process:
+            return
         scores.save(out)
         OUT.print(
             f"{out}: {len(scores.cultures)} cultures, {scores.n_questions} questions, "
