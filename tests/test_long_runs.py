@@ -326,7 +326,7 @@ def test_no_pool_keeps_positions_of_a_batch_and_is_refused_for_a_data_set(model,
             assert (values.movedim(2, 1)[~batch.mask] == 0).all()
     for call in (attribute, attribute_questions):
         with pytest.raises(InvalidInputError, match=r"pool is None.*gradient_x_activation"):
-            call(model, rows, pool=None, progress=False)
+            call(model, rows, pool=None, progress=False)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_order_of_the_rows_does_not_show(model, rows):
