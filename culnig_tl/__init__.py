@@ -33,6 +33,7 @@ from culnig_tl.evaluation import (
     to_latex,
     to_markdown,
 )
+from culnig_tl.explore import Explorer, explore
 from culnig_tl.hooks import DEFAULT_SITES, PAPER_SITES, scaled_neurons
 from culnig_tl.inspection import (
     NeuronCard,
@@ -62,6 +63,7 @@ __all__ = [
     "PAPER_SITES",
     "Batch",
     "CulnigError",
+    "Explorer",
     "NeuronCard",
     "NeuronScores",
     "NeuronSet",
@@ -84,6 +86,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "evaluate_open",
+    "explore",
     "figures",
     "grade",
     "grade_scores",

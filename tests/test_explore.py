@@ -1,0 +1,139 @@
+"""The live inspector: its state without a browser, its widgets without a kernel."""
+
+import ipywidgets
+import pytest
+import torch
+
+from culnig_tl.attribution import attribute
+from culnig_tl.errors import InvalidInputError, UnknownNameError
+from culnig_tl.explore import explore
+from culnig_tl.explore import state as state_module
+from culnig_tl.explore.widgets import Heatmap, view
+from culnig_tl.hooks import scaled_neurons
+from culnig_tl.neurons import NeuronSet
+
+PAIR = NeuronSet.of({"mlp.hook_post": [(0, 3), (2, 60)]})
+
+
+@pytest.fixture(scope="module")
+def scores(loaded, rows):
+    return attribute(loaded(), rows, progress=False)
+
+
+@pytest.fixture
+def explorer(model, rows, scores):
+    return explore(model, rows, scores=scores, sets={"pair": PAIR})
+
+
+def chances(model, text, neurons, factor):
+    """Next-token probabilities, by the plain call."""
+    with scaled_neurons(model, neurons, factor=factor), torch.no_grad():
+        return model(torch.tensor([model.tokenizer(text)["input_ids"]]))[0, -1].softmax(-1)
+
+
+# --- the state ------------------------------------------------------------------------------------
+
+
+def test_it_begins_with_the_best_neuron_and_the_first_question(explorer, scores, rows):
+    best = scores.to_frame(top=1).iloc[0]
+    assert explorer.neuron == f"L{best['layer']}.{best['site']}.{best['neuron']}"
+    assert explorer.text == rows[0]["prompt"]
+    assert explorer.answers()["probability"].tolist() == explorer.answers()["scaled"].tolist()
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 2.0])
+def test_answers_are_those_of_a_scaled_model(explorer, model, rows, factor):
+    explorer.target, explorer.factor = "pair", factor
+    answers = explorer.answers()
+    ids = [model.tokenizer.convert_tokens_to_ids(f"\u0120{letter}") for letter in "ABC"]
+    assert answers["answer"].tolist() == rows[0]["options"]
+    for column, by in (("probability", 1.0), ("scaled", factor)):
+        expected = chances(model, rows[0]["prompt"], PAIR, by)[ids].tolist()
+        assert answers[column].tolist() == pytest.approx(expected, rel=1e-6)
+    assert answers["right"].tolist() == [True, False, False]
+
+
+def test_a_prompt_of_one_s_own_is_read(explorer, model):
+    explorer.read("bread soup")
+    expected = chances(model, "bread soup", PAIR, 1.0).topk(5)[0]
+    assert explorer.answers()["probability"].tolist() == pytest.approx(expected.tolist())
+    assert explorer.text == "bread soup"
+
+
+def test_neurons_are_marked_and_scaled_together(explorer):
+    for name in ("L0.mlp.hook_post.3", "L1.attn.hook_q.5"):
+        explorer.look_at(name)
+        explorer.mark()
+    explorer.target = "marked neurons"
+    assert set(explorer.scaled()) == {("mlp.hook_post", 0, 3), ("attn.hook_q", 1, 5)}
+    explorer.unmark()
+    assert len(explorer.scaled()) == 0
+    explorer.target = "this neuron"
+    assert set(explorer.scaled()) == {("attn.hook_q", 1, 5)}
+
+
+def test_a_cell_shows_the_best_neuron_of_its_bin(explorer, scores):
+    for panel in explorer.panels():
+        total = scores.total(panel.site)
+        for layer, (values, neurons) in enumerate(zip(panel.values, panel.neurons, strict=True)):
+            assert total[layer, neurons].tolist() == values
+            assert max(values) == total[layer].max().item()
+            assert neurons == sorted(neurons)
+    assert [trace.name for trace in explorer.heatmap().data] == [p.site for p in explorer.panels()]
+
+
+@pytest.mark.usefixtures("as_for_a_user")
+def test_what_cannot_be_explored_is_a_sentence(explorer, model, rows, scores):
+    before = explorer.neuron
+    with pytest.raises(InvalidInputError, match=r"'nonsense' is no neuron; write layer, site"):
+        explorer.look_at("nonsense")
+    with pytest.raises(UnknownNameError, match=r"'mlp.x' is not a site of this model"):
+        explorer.look_at("L0.mlp.x.3")
+    assert explorer.neuron == before
+    explorer.target = "nobody"
+    with pytest.raises(UnknownNameError, match=r"no neurons named 'nobody'; .*'pair'"):
+        explorer.answers()
+    with pytest.raises(InvalidInputError, match=r"n_seen is 0; give at least 1"):
+        explore(model, rows, scores=scores, n_seen=0)
+
+
+def test_without_widgets_a_still_picture_says_so(explorer, monkeypatch):
+    monkeypatch.setattr(state_module, "find_spec", lambda name: None)
+    bundle = explorer._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "text/plain"}
+    assert "No widget runs here" in bundle["text/html"]
+    assert explorer.look_at(explorer.neuron).fragment() in bundle["text/html"]
+    assert explorer.answers_html() in bundle["text/html"]
+
+
+def test_with_widgets_the_still_picture_stays_for_readers_without_a_kernel(explorer):
+    bundle = explorer._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert "No widget runs here" in bundle["text/html"]
+
+
+# --- the widgets ----------------------------------------------------------------------------------
+
+
+def test_widgets_move_the_state_and_show_it(explorer):
+    heatmap, chosen, prompt, scaled, said, answers, card = view(explorer).children
+    neuron, mark, _ = chosen.children
+    target, factor = scaled.children
+    assert isinstance(heatmap, Heatmap)
+    assert isinstance(factor, ipywidgets.FloatSlider)
+    heatmap.picked = ["attn.hook_v", 1, 5]
+    assert neuron.value == explorer.neuron == "L1.attn.hook_v.5"
+    assert "<h2>L1.attn.hook_v.5</h2>" in card.value
+    mark.click()
+    target.value = "marked neurons"
+    shown = answers.value
+    factor.value = 0.0
+    assert explorer.factor == 0.0
+    assert answers.value != shown
+    assert explorer.answers_html() in answers.value
+    prompt.value = "bread </script><b>soup"
+    assert explorer.text == "bread </script><b>soup"
+    prompt.value = ""
+    assert said.value == "There is no text; write a prompt of at least one word."
+    neuron.value = "L1.attn.hook_v.6"
+    assert said.value == ""
