@@ -21,6 +21,7 @@ import pytest
 import torch
 from datasets import Dataset
 from hypothesis import settings
+from jupyter_session import JupyterLab, jupyter_lab
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -170,3 +171,10 @@ def as_for_a_user() -> Iterator[None]:
     jaxtyping_config.update("jaxtyping_disable", True)
     yield
     jaxtyping_config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def jupyterlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
+    """A running JupyterLab; see ``jupyter_session``."""
+    with jupyter_lab(tmp_path_factory.mktemp("jupyterlab")) as lab:
+        yield lab

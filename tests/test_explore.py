@@ -137,3 +137,37 @@ def test_widgets_move_the_state_and_show_it(explorer):
     assert said.value == "There is no text; write a prompt of at least one word."
     neuron.value = "L1.attn.hook_v.6"
     assert said.value == ""
+
+
+# --- live -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.browser
+def test_in_jupyterlab_the_slider_moves_the_answer(jupyterlab):
+    name = jupyterlab.write(
+        "explore.ipynb",
+        [
+            "import culnig_tl as ct\nmodel = ct.load_model()\n"
+            "rows = ct.load_benchmark('atlas', split='test', limit=16)",
+            "ct.explore(model, rows, progress=False)",
+        ],
+    )
+    with jupyterlab.opened(name) as page:
+        cells = page.locator(".answers td.scaled")
+        cells.first.wait_for()
+        before = cells.all_text_contents()
+        assert len(before) == 4
+        page.locator(".noUi-handle").first.focus()
+        page.keyboard.press("Home")
+        page.wait_for_function(
+            "before => [...document.querySelectorAll('.answers td.scaled')]"
+            ".map(cell => cell.textContent).join() !== before",
+            arg=",".join(before),
+        )
+        assert "multiplied by 0.0" in page.locator(".answers").first.text_content()
+        shown = page.locator(".culnig h2").first.text_content()
+        canvas = page.locator("canvas.culnig-heatmap").last
+        canvas.click(position={"x": 12, "y": 8})
+        page.wait_for_function(
+            "shown => document.querySelector('.culnig h2').textContent !== shown", arg=shown
+        )
