@@ -154,8 +154,10 @@ def alignment(prediction: str, answer: str, options: Sequence[str]) -> float:
         InvalidInputError: a gold answer or a scale that is no number.
 
     Example:
-        >>> alignment("3", "1", ["1", "2", "3", "4"]), alignment("often", "1", ["1", "2", "3", "4"])
-        (33.33333333333333, 0.0)
+        >>> alignment("3", "1", ["1", "2", "3"]), alignment("often", "1", ["1", "2", "3"])
+        (0.0, 0.0)
+        >>> alignment("2", "1", ["1", "2", "3"])
+        50.0
     """
     numbers = [_number(text) for text in (answer, *options)]
     if not options or None in numbers:

@@ -87,7 +87,7 @@ def accuracy_by(
     Example:
         >>> import culnig_tl as ct
         >>> rows = ct.load_benchmark("atlas", split="test", cultures=["Iran", "Spain"], limit=8)
-        >>> accuracy_by(evaluate(ct.load_model(), rows), "culture")["culture"].tolist()
+        >>> ct.accuracy_by(ct.evaluate(ct.load_model(), rows))["culture"].tolist()
         ['Iran', 'Spain']
     """
     names = [by] if isinstance(by, str) else list(by)

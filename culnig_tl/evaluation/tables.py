@@ -28,11 +28,9 @@ def paper_table(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
 
     Example:
         >>> import culnig_tl as ct
-        >>> paper_table(ct.published("gemma-3-12b-it"))[["condition", "neurons", "blend"]].iloc[1]
-        condition    general (published)
-        neurons                    8,087
-        blend             37.93 (-26.29)
-        Name: 1, dtype: object
+        >>> wide = paper_table(ct.published("gemma-3-12b-it"))
+        >>> wide[["condition", "neurons", "blend"]].to_numpy().tolist()[1]
+        ['general (published)', '8,087', '37.93 (-26.29)']
     """
     if missing := [name for name in _NEEDED if name not in table]:
         raise InvalidInputError(
