@@ -56,7 +56,14 @@ from culnig_tl.questions import (
 )
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
-from culnig_tl.validation import dose_response, grade, grade_scores, threshold_sweep
+from culnig_tl.validation import (
+    ablation_effects,
+    dose_response,
+    grade,
+    grade_scores,
+    split_half,
+    threshold_sweep,
+)
 
 __all__ = [
     "DEFAULT_SITES",
@@ -71,6 +78,7 @@ __all__ = [
     "QuestionScores",
     "Run",
     "Template",
+    "ablation_effects",
     "accuracy_by",
     "answer_key",
     "attribute",
@@ -104,6 +112,7 @@ __all__ = [
     "random_neurons",
     "render",
     "scaled_neurons",
+    "split_half",
     "threshold_sweep",
     "to_latex",
     "to_markdown",

@@ -1,0 +1,158 @@
+"""Would other questions have found the same neurons?
+
+The questions are cut into two halves at random; each half selects for itself. The Jaccard index of
+the two sets says how much of the finding is a matter of the questions that were drawn, beside the
+index that two random sets of these sizes would have. Prompts of one question (its wordings, and the
+same question in other cultures) stay together, and a control question goes where its cultural
+question went, so that the halves share no question.
+
+Every row is scored once; a half is a sum. Memory: two score tables (cultures x layers x neurons a
+site, float64) a split and data set.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+
+from culnig_tl.attribution import QuestionScores, attribute_questions
+from culnig_tl.attribution.streaming import Method
+from culnig_tl.errors import InvalidInputError
+from culnig_tl.hooks import DEFAULT_SITES, HookedModel
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.questions import questions
+from culnig_tl.scores import NeuronScores, ScoreAccumulator
+from culnig_tl.selection import culture_general
+
+
+def split_half(
+    model: HookedModel,
+    cultural: Dataset,
+    control: Dataset | None = None,
+    recognition: Dataset | None = None,
+    *,
+    select: Callable[..., NeuronSet] = culture_general,
+    splits: int = 5,
+    seed: int = 0,
+    sites: Sequence[str] = DEFAULT_SITES,
+    method: Method = "gradient_x_activation",
+    token_budget: int = 8192,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Agreement of the sets that two halves of the questions select.
+
+    Args:
+        model: a model with named hook points.
+        cultural, control, recognition: questions, as for ``culture_general``; scores of the control
+            are clamped.
+        select: makes a set of the scores of a half; for one culture
+            ``partial(culture_specific, culture="Iran")``.
+        splits: how many times the questions are cut.
+        seed: seed of the cuts.
+        sites, method, token_budget, progress: as in ``attribute``.
+
+    Returns:
+        One row a split: first, second (sizes of the two sets), shared, jaccard (0 to 1),
+        by_chance (the same of two random sets of these sizes, with the number that they share
+        on average) and rank_correlation (Spearman's, of ``S(D)``, cultural less control, over all
+        neurons; -1 to 1).
+
+    Raises:
+        InvalidInputError: fewer than two questions in a data set, no splits, or rows that cannot
+            be used.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> rows = ct.load_benchmark("atlas", split="identify", limit=64)
+        >>> halves = split_half(ct.load_model(), rows, splits=2, progress=False)
+        >>> (halves["jaccard"] > halves["by_chance"]).all()
+        np.True_
+    """
+    data = [questions(rows) for rows in (cultural, control, recognition) if rows is not None]
+    if splits < 1 or any(len(set(rows["id"])) < 2 for rows in data):
+        raise InvalidInputError(
+            f"There are {splits} splits of {[len(set(rows['id'])) for rows in data]} questions; "
+            "give at least one split, and two questions a data set."
+        )
+    cuts = [_first_half(data, np.random.default_rng([seed, split])) for split in range(splits)]
+    options: dict[str, Any] = {"sites": sites, "method": method, "token_budget": token_budget}
+    given = {"cultural": cultural, "control": control, "recognition": recognition}
+    halves = {
+        name: _halves(model, questions(rows), cuts, name, progress, options)
+        for name, rows in given.items()
+        if rows is not None
+    }
+    return pd.DataFrame([_agreement(halves, split, select) for split in range(splits)])
+
+
+def _first_half(data: Sequence[Dataset], generator: np.random.Generator) -> set[str]:
+    """Ids of the first half; ids of a later data set that are new are halved by themselves."""
+    first: set[str] = set()
+    known: set[str] = set()
+    for rows in data:
+        new = sorted(set(rows["id"]) - known)
+        known.update(new)
+        first.update(generator.permutation(new)[: len(new) // 2].tolist())
+    return first
+
+
+def _halves(
+    model: HookedModel,
+    rows: Dataset,
+    cuts: Sequence[set[str]],
+    name: str,
+    progress: bool,
+    options: dict[str, Any],
+) -> list[tuple[NeuronScores, NeuronScores]]:
+    """Scores of both halves for every cut, out of one pass over the rows."""
+    cultures = rows.unique("culture")
+    sums = [(ScoreAccumulator(cultures), ScoreAccumulator(cultures)) for _ in cuts]
+    scored = attribute_questions(
+        model, rows, clamp=name == "control", progress=name if progress else False, **options
+    )
+    for chunk in scored:
+        for first, (one, other) in zip(cuts, sums, strict=True):
+            _add(one, chunk, [i for i, name in enumerate(chunk.ids) if name in first])
+            _add(other, chunk, [i for i, name in enumerate(chunk.ids) if name not in first])
+    return [(first.finish(), second.finish()) for first, second in sums]
+
+
+def _add(sums: ScoreAccumulator, chunk: QuestionScores, lines: list[int]) -> None:
+    sums.update(
+        {site: values[lines] for site, values in chunk.values.items()},  # noqa: PD011 (no DataFrame)
+        cultures=[chunk.cultures[i] for i in lines],
+        ids=[chunk.ids[i] for i in lines],
+    )
+
+
+def _agreement(
+    halves: dict[str, list[tuple[NeuronScores, NeuronScores]]],
+    split: int,
+    select: Callable[..., NeuronSet],
+) -> dict[str, Any]:
+    one, other = ({name: pairs[split][half] for name, pairs in halves.items()} for half in (0, 1))
+    first, second = select(**one), select(**other)
+    differences = _differences(one), _differences(other)
+    by_chance = len(first) * len(second) / len(differences[0])
+    union = len(first) + len(second) - by_chance
+    return {
+        "first": len(first),
+        "second": len(second),
+        "shared": len(first & second),
+        "jaccard": first.jaccard(second),
+        "by_chance": by_chance / union if union else 1.0,
+        "rank_correlation": float(differences[0].rank().corr(differences[1].rank())),
+    }
+
+
+def _differences(half: dict[str, NeuronScores]) -> pd.Series:
+    """``S(D)`` of every neuron, cultural less control."""
+    cultural, control = half["cultural"], half.get("control")
+    totals = [
+        cultural.total(site) - (control.total(site) if control is not None else 0)
+        for site in cultural.sites
+    ]
+    return pd.Series(torch.cat([total.flatten() for total in totals]).numpy())
