@@ -64,7 +64,7 @@ def test_halves_select_what_scoring_each_half_alone_selects(model, rows):
             differences = [cultural.total(site) - control.total(site) for site in SITES]
             totals.append(torch.cat([each.flatten() for each in differences]))
         one, other = sets
-        line = found.loc[split]
+        line = found.to_dict("records")[split]
         assert (line["first"], line["second"]) == (len(one), len(other))
         assert line["shared"] == len(one & other)
         assert line["jaccard"] == pytest.approx(one.jaccard(other))
