@@ -65,10 +65,9 @@ bench: dev ## time and memory of the method (tests/benchmarks)
 	@if [ -d tests/benchmarks ]; then $(RUN) -m pytest -s tests/benchmarks; \
 	else echo "bench: there is no tests/benchmarks yet"; fi
 
-# The notebook renderer puts plotly.js into the page, so that figures show offline.
-notebooks: dev ## execute notebooks/*.ipynb and render them to build/notebooks/*.html
+notebooks: dev ## execute the notebooks and render them to build/notebooks, to be read offline
 	@echo "notebooks: executing and rendering to build/notebooks"
-	@PLOTLY_RENDERER=notebook $(RUN) -m nbconvert --log-level=WARN --to html --execute --output-dir build/notebooks notebooks/*.ipynb
+	@$(RUN) notebooks/render.py build/notebooks
 
 figure: dev browser ## draw the figure of README.md from runs/demo
 	@$(RUN) .github/figure.py
