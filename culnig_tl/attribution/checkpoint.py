@@ -91,7 +91,8 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the file, if there is one."""
-        self._path.unlink(missing_ok=True)
+        if self._path.exists():  # its folder may be no folder
+            self._path.unlink()
 
     def _check(self, there: Mapping[str, Any]) -> None:
         names = sorted(self._settings.keys() | there.keys())
