@@ -60,10 +60,13 @@ atlas-seeds: install ## train three seeds and the natural twin, print their tabl
 	@echo "atlas-seeds: training into build/atlas, two at a time"
 	@$(RUN) -m culnig_tl.atlas.seeds --out build/atlas --install
 
-bench: dev ## time and memory of the method (tests/benchmarks)
-	@echo "bench: tests/benchmarks"
-	@if [ -d tests/benchmarks ]; then $(RUN) -m pytest -s tests/benchmarks; \
-	else echo "bench: there is no tests/benchmarks yet"; fi
+bench: dev ## time and memory of the method into tests/benchmarks/RESULTS.md (minutes; 10 GB of memory)
+	@echo "bench: attribution against its floor"
+	@$(RUN) tests/benchmarks/attribution.py --out tests/benchmarks/RESULTS.md
+	@echo "bench: memory of the MLP weights"
+	@$(RUN) tests/benchmarks/memory_of_mlp_weights.py
+	@echo "bench: score files"
+	@$(RUN) tests/benchmarks/score_files.py
 
 notebooks: dev ## execute the notebooks and render them to build/notebooks, to be read offline
 	@echo "notebooks: executing and rendering to build/notebooks"
