@@ -213,7 +213,7 @@ def atlas_benchmarks() -> dict[str, Dataset]:
         "country names": "atlas-countries",
         "common sense": "atlas-commonsense",
         "ordering": "atlas-ordering",
-        "sentence pairs": "atlas-entailment",
+        "entailment": "atlas-entailment",
     }
     return {shown: load_benchmark(name, split="test") for shown, name in names.items()}
 

@@ -16,7 +16,7 @@ import culnig_tl as ct
 from culnig_tl.cli import app
 
 COMMANDS = ("demo", "run", "paper", "score", "select", "evaluate")
-GENERAL_TASKS = ("country names", "common sense", "ordering", "sentence pairs")
+GENERAL_TASKS = ("country names", "common sense", "ordering", "entailment")
 
 
 @pytest.fixture
