@@ -66,8 +66,8 @@ def logit_effects(
         >>> model = ct.load_model()
         >>> where = {"site": "mlp.hook_post", "layer": 3}
         >>> direction, _ = output_direction(model, neuron=17, **where)
-        >>> logit_effects(model, direction, **where).shape
-        torch.Size([1777])
+        >>> logit_effects(model, direction, **where).shape == (model.cfg.d_vocab,)
+        True
     """
     parts: Any = model
     post_norm = getattr(parts.blocks[layer], "ln2_post" if "mlp" in site else "ln1_post", None)

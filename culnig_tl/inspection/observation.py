@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from culnig_tl.attribution import gradient_x_activation
-from culnig_tl.hooks import HookedModel, hook_name
+from culnig_tl.hooks import HookedModel, hook_name, site_shape
 from culnig_tl.models import model_fingerprint
 from culnig_tl.questions import Batch, batches, fingerprint
 from culnig_tl.scores import NeuronScores, ScoreAccumulator
@@ -75,6 +75,8 @@ def observe(
         >>> len(found.neurons["attn.hook_q", 1, 5].scores)
         4
     """
+    for site in sites:
+        site_shape(model, site)  # its first look runs the model, which no recorder may see
     tokens: list[tuple[int, ...]] = [()] * len(rows)
     seen: dict[Located, list[Tensor]] = {neuron: [torch.empty(0)] * len(rows) for neuron in neurons}
     own_scores = torch.zeros(len(neurons), len(rows), dtype=torch.float64)

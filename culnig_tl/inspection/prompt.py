@@ -159,7 +159,7 @@ def inspect_prompt(
     Example:
         >>> import culnig_tl as ct
         >>> view = inspect_prompt(ct.load_model(), "The usual staple food in Iran is", top=2)
-        >>> view.neurons["drop"].max() > 0
+        >>> bool(view.neurons["drop"].max() > 0)
         True
     """
     prompt = Prompt.of(model, row)
