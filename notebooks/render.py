@@ -65,6 +65,11 @@ def executed(path: Path, manager: KernelManager) -> Any:
     client.execute()
     client.kc.stop_channels()
     notebook.cells.pop(0)
+    code = (cell for cell in notebook.cells if cell.cell_type == "code")
+    for number, cell in enumerate(code, start=1):  # as in a kernel of its own
+        for counted in (cell, *cell.outputs):
+            if "execution_count" in counted:
+                counted.execution_count = number
     return notebook
 
 
