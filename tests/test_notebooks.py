@@ -97,13 +97,15 @@ def test_a_notebook_says_what_it_teaches_and_needs_and_has_one_model(path: Path)
     notebook = read(path)
     opening = notebook.cells[0].source
     assert opening.startswith("# ")
-    assert all(part in opening for part in ("**You will learn**", "**It needs** ", "memory"))
+    assert all(part in opening for part in ("**You will learn**", "**It needs**", "memory"))
     assert "*planted*" in opening, "where the embedded model is used, it says what that shows"
     assert "no evidence about" in opening
     assert code_of(notebook)[0] == INSTALL
     lines = "\n".join(code_of(notebook)).splitlines()
     assert [line for line in lines if line.startswith("MODEL")] == ['MODEL = "atlas"']
-    assert [line for line in lines if "load_model(" in line] == ["model = ct.load_model(MODEL)"]
+    assert [line for line in lines if line.startswith("model = ")] == [
+        "model = ct.load_model(MODEL)"
+    ]
 
 
 @lessons
