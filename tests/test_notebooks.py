@@ -16,6 +16,7 @@ import pytest
 from browser import opened
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
+SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"  # for whoever looks at them
 INSTALL = """import sys
 
 if "google.colab" in sys.modules:
@@ -166,6 +167,7 @@ def test_a_page_draws_its_figures_without_a_network(
         assert drawn.count() == n_figures(notebook)
         assert page.locator(".jp-RenderedHTMLCommon h1").first.is_visible()
         assert page.get_by_text("100%|").count() == 0, "progress bars are left out"
+        page.screenshot(path=SCREENSHOTS / f"{path.stem}.png", full_page=True)
 
 
 @pytest.mark.browser
