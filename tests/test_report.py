@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from browser import FLAGS
 from playwright.sync_api import sync_playwright
 from plotly.offline import get_plotlyjs
 
@@ -24,15 +25,6 @@ from culnig_tl.scores import NeuronScores
 ODD = "<b>Ü & </script>"
 CULTURES = (ODD, "Iran", "Azerbaijan")
 SITES = ("mlp.hook_post", "attn.hook_q")
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
@@ -392,7 +384,7 @@ def test_a_browser_draws_every_figure_without_a_network(run):
             route.abort()
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         try:
             page = browser.new_page(viewport={"width": 1100, "height": 900})
             page.on("console", lambda message: said.append(message.text))
