@@ -9,12 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from culnig_tl import pipeline
 from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, UnwritableError
 from culnig_tl.evaluation import compare
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.pipeline import culnig
+from culnig_tl.pipeline import culnig, stages
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
 
@@ -247,7 +246,7 @@ def test_an_interrupt_while_scoring_keeps_what_was_done(
     run_in, passes, tmp_path, monkeypatch, model, n_hooks
 ):
     before = n_hooks(model)
-    score = pipeline.attribute
+    score = stages.attribute
     calls = []
 
     def interrupted(*args, **options):
@@ -257,7 +256,7 @@ def test_an_interrupt_while_scoring_keeps_what_was_done(
         return score(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "attribute", interrupted)
+        patch.setattr(stages, "attribute", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_in(tmp_path / "stopped")
     assert files(tmp_path / "stopped") == {"settings.json", "scores/cultural.safetensors"}

@@ -1,8 +1,10 @@
 """The page of a run: complete, self-contained, escaped, and drawn by a real browser."""
 
+import inspect
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,10 +17,12 @@ from playwright.sync_api import sync_playwright
 from plotly.offline import get_plotlyjs
 
 from culnig_tl.atlas import answer_key
+from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import UnwritableError
 from culnig_tl.inspection import inspect_neurons
+from culnig_tl.models import load_model
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.pipeline import Run
+from culnig_tl.pipeline import Run, culnig, settings
 from culnig_tl.report import write_report
 from culnig_tl.scores import NeuronScores
 
@@ -85,8 +89,12 @@ def run(tmp_path) -> Run:
         "specific": {"top": 0.003, "min_z": 0.5},
         "recognition_top": 0.01,
         "factor": 0.0,
+        "more_factors": [],
         "n_random": 3,
+        "n_layer_matched": 0,
+        "mode": "argmax",
         "model": {"name": f"org/{ODD}", "fingerprint": "0123456789ab"},
+        "dtype": "float32",
         "data": {"cultural": "aaaaaaaaaaaa"},
         "benchmarks": {"culture": "bbbbbbbbbbbb", ODD: "cccccccccccc"},
         "culture_test": "bbbbbbbbbbbb",
@@ -263,13 +271,71 @@ def test_figures_have_words_for_those_who_cannot_see_them(run):
     assert any("change their own culture by \N{MINUS SIGN}30.0 and the others" in x for x in said)
 
 
-def test_how_to_reproduce_is_python_that_compiles(run, embedded):
-    for each in (run, embedded):
-        source = source_of(each)
-        lines = unescape(re.findall(r"<pre><code>(.*?)</code></pre>", source, re.S)[0])
-        compile(lines, "reproduce", "exec")
-        assert "run.report()" in lines
-    assert "ct.load_model()" in lines
+def reproducing(run: Run) -> str:
+    """The code under "How to reproduce"."""
+    return unescape(re.findall(r"<pre><code>(.*?)</code></pre>", source_of(run), re.S)[0])
+
+
+OWN = {"cultural", "control", "recognition", "benchmarks", "culture_test"}
+
+
+@pytest.mark.parametrize(
+    ("given", "choices"),
+    [
+        ({"benchmarks"}, {"n_random": 1}),
+        (
+            OWN,
+            {
+                "sites": ["mlp.hook_post", "attn.hook_v"],
+                "mlp_top": 0.02,
+                "attention_top": 0.03,
+                "recognition_top": 0.02,
+                "specific_top": 0.005,
+                "min_z": 0.25,
+                "factor": [0.0, 2.0],
+                "n_random": 2,
+                "n_layer_matched": 1,
+                "mode": "options",
+            },
+        ),
+    ],
+    ids=["defaults", "nothing as it is by default"],
+)
+def test_how_to_reproduce_does_so(tmp_path, monkeypatch, given, choices):
+    """The printed code, executed, makes a run of the same settings and the same table."""
+    few = {"cultures": ["Iran", "Spain"], "limit": 16}
+    rows = {
+        "cultural": load_benchmark("atlas", split="identify", **few),
+        "control": load_benchmark("atlas-control", split="identify", **few),
+        "recognition": load_benchmark("atlas-countries", split="identify", **few),
+        "benchmarks": {
+            "one": load_benchmark("atlas", split="test", **few),
+            f"two\n{ODD}": load_benchmark("atlas-ordering", split="test", limit=8),
+        },
+        "culture_test": load_benchmark("atlas", split="test", **{**few, "limit": 8}),
+    }
+    rows = {name: each for name, each in rows.items() if name in given}
+    if given == OWN:
+        assert choices.keys() == set(inspect.signature(culnig).parameters) - OWN - {
+            *("model", "out", "token_budget", "progress")  # what the result does not depend on
+        }
+    else:
+        monkeypatch.setattr(settings, "load_benchmark", partial(load_benchmark, limit=16))
+        monkeypatch.setattr(settings, "_usual", settings._usual.__wrapped__)  # not kept
+    run = culnig(load_model(), out=tmp_path / "first", **rows, **choices, progress=False)
+    monkeypatch.chdir(tmp_path)
+    namespace = dict(rows)
+    exec(reproducing(run), namespace)
+    again = namespace["run"]
+    assert again.settings == run.settings
+    pd.testing.assert_frame_equal(again.table, run.table)
+    assert (tmp_path / "runs" / "again" / "report.html").is_file()
+
+
+def test_how_to_reproduce_names_another_model_and_its_type(run):
+    lines = reproducing(replace(run, settings={**run.settings, "dtype": "bfloat16"}))
+    compile(lines, "reproduce", "exec")
+    assert f"ct.load_model('org/{ODD}', dtype='bfloat16')  # fingerprint 0123456789ab" in lines
 
 
 def test_only_the_embedded_model_is_graded(run, embedded):

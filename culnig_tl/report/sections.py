@@ -7,6 +7,7 @@ from typing import Any
 from culnig_tl.atlas import answer_key
 from culnig_tl.neurons import neuron_id
 from culnig_tl.pipeline import Run
+from culnig_tl.pipeline.settings import arguments, given_rows
 from culnig_tl.report import words
 from culnig_tl.report.page import (
     MINUS,
@@ -170,34 +171,39 @@ def settings(run: Run) -> str:
 
 def reproduction(run: Run) -> str:
     """The lines of Python that make this run again."""
-    chosen = run.settings
-    arguments = {
-        "sites": tuple(chosen["sites"]),
-        **chosen["general"],
-        "recognition_top": chosen["recognition_top"],
-        "specific_top": chosen["specific"]["top"],
-        "min_z": chosen["specific"]["min_z"],
-        "factor": chosen["factor"],
-        "n_random": chosen["n_random"],
-    }
-    embedded = words.is_embedded(run)
-    name = "" if embedded else repr(str(chosen["model"]["name"]))
-    rows = (
-        ""
-        if embedded
-        else "    cultural=cultural, control=control, recognition=recognition,\n"
-        "    benchmarks=benchmarks, culture_test=culture_test,  # your rows\n"
+    said = (
+        "The same model, rows and versions give the same neurons and the same table; fingerprints "
+        "tell whether they are the same."
     )
-    lines = "".join(f"    {argument}={value!r},\n" for argument, value in arguments.items())
-    return section(
-        "How to reproduce",
-        code(
-            "import culnig_tl as ct\n\n"
-            f"model = ct.load_model({name})  # fingerprint {chosen['model']['fingerprint']}\n"
-            f"run = ct.culnig(\n    model,\n    out='runs/again',\n{rows}{lines})\nrun.report()"
-        ),
-        paragraph("The same model, rows and versions give the same neurons and the same table."),
+    return section("How to reproduce", code(_reproducing(run.settings)), paragraph(said))
+
+
+def _reproducing(settings: Mapping[str, Any]) -> str:
+    lines = [
+        *(f"{name}={name},  # your rows: {known}" for name, known in given_rows(settings).items()),
+        *(f"{name}={value!r}," for name, value in arguments(settings).items()),
+    ]
+    return "\n".join(
+        [
+            "import culnig_tl as ct",
+            "",
+            f"model = {_loading(settings)}  # fingerprint {settings['model']['fingerprint']}",
+            "run = ct.culnig(",
+            "    model,",
+            "    out='runs/again',",
+            *(f"    {line}" for line in lines),
+            ")",
+            "run.report()",
+        ]
     )
+
+
+def _loading(settings: Mapping[str, Any]) -> str:
+    """How the model is loaded, as far as the run knows."""
+    name, dtype = settings["model"]["name"], settings["dtype"]
+    named = [] if name == "atlas" else [repr(name)]
+    typed = [] if dtype == "float32" else [f"dtype={dtype!r}"]
+    return f"ct.load_model({', '.join([*named, *typed])})"
 
 
 def _grades(run: Run) -> str:

@@ -1,0 +1,25 @@
+"""The whole method in one call: score, select, mask, compare; resumable.
+
+Stages, in order, each a file that is written whole or not at all:
+
+| stage | file |
+|---|---|
+| settings, with fingerprints of model and data | settings.json |
+| scores of cultural questions, control and country names | scores/*.safetensors |
+| culture-general and culture-specific neurons | neurons/general.json, neurons/specific/*.json |
+| answers, one file a benchmark, condition and set | answers/BENCHMARK/CONDITION-SET.parquet |
+| accuracy and mean P(answer) by benchmark and condition | table.csv |
+| culture x culture effects of the specific neurons | culture_effects.csv |
+
+Conditions: ``original``, ``general`` (culture-general neurons scaled), ``random`` and, where asked
+for, ``layer-matched`` (random sets of the same number, the latter layer by layer); further factors
+give ``general ×2``, ``random ×2`` and so on.
+
+A run that was stopped goes on where it was when it is called again with the same settings; other
+settings in the same folder are an error, never a mixture.
+"""
+
+from culnig_tl.pipeline.method import atlas_benchmarks, culnig
+from culnig_tl.pipeline.run import Run
+
+__all__ = ["Run", "atlas_benchmarks", "culnig"]
