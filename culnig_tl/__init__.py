@@ -38,9 +38,12 @@ from culnig_tl.hooks import DEFAULT_SITES, PAPER_SITES, scaled_neurons
 from culnig_tl.inspection import (
     NeuronCard,
     PromptView,
+    colored_tokens,
     inspect_neuron,
     inspect_neurons,
     inspect_prompt,
+    text_neuron_activations,
+    topk_tokens,
 )
 from culnig_tl.models import load_model
 from culnig_tl.neurons import NeuronSet
@@ -84,6 +87,7 @@ __all__ = [
     "attribute",
     "attribute_questions",
     "batches",
+    "colored_tokens",
     "compare",
     "control_of",
     "culnig",
@@ -113,7 +117,9 @@ __all__ = [
     "render",
     "scaled_neurons",
     "split_half",
+    "text_neuron_activations",
     "threshold_sweep",
     "to_latex",
     "to_markdown",
+    "topk_tokens",
 ]

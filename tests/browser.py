@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from playwright.sync_api import sync_playwright
 
+SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"  # for whoever looks at them
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -53,3 +54,8 @@ def opened(path: Path, scheme: Literal["light", "dark"] = "light") -> Iterator[A
         yield page
     assert said == []
     assert asked == []
+
+
+def keep_screenshot(page: Any, name: str) -> None:
+    """Keep what is seen, the whole page, among the artefacts of a test run."""
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)

@@ -13,10 +13,9 @@ from typing import Any
 
 import nbformat
 import pytest
-from browser import opened
+from browser import keep_screenshot, opened
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"  # for whoever looks at them
 INSTALL = """import sys
 
 if "google.colab" in sys.modules:
@@ -165,9 +164,15 @@ def test_a_page_draws_its_figures_without_a_network(
         page.wait_for_load_state("load")
         drawn = page.locator(".js-plotly-plot:has(.main-svg)")
         assert drawn.count() == n_figures(notebook)
+        views = page.locator("[data-component]")  # of CircuitsVis, which draws once it is unpacked
+        assert views.count() == sum(
+            source.count("ct.colored_tokens(") for source in code_of(notebook)
+        )
+        for view in views.all():
+            view.locator(".colored-tokens").wait_for()
         assert page.locator(".jp-RenderedHTMLCommon h1").first.is_visible()
         assert page.get_by_text("100%|").count() == 0, "progress bars are left out"
-        page.screenshot(path=SCREENSHOTS / f"{path.stem}.png", full_page=True)
+        keep_screenshot(page, path.stem)
 
 
 @pytest.mark.browser

@@ -10,7 +10,7 @@ dark pages.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from culnig_tl.errors import InvalidInputError
 
-_ABOVE, _BELOW = "67,147,195", "214,96,77"  # of the figures' red to blue scale
+ABOVE, BELOW = "67,147,195", "214,96,77"  # of the figures' red to blue scale
 _STRONGEST = 0.62  # more would leave text illegible on dark pages
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 # An HTML file cannot hold these: parsers drop NUL and make a carriage return a newline.
@@ -29,7 +29,7 @@ _AS_HTML = {"\r": Markup("&#13;"), "\0": "\N{SYMBOL FOR NULL}"}
 class Html:
     """A piece of HTML that shows itself in Jupyter."""
 
-    source: str
+    source: str = field(repr=False)  # long; a notebook stores both
 
     def _repr_html_(self) -> str:
         return self.source
@@ -104,7 +104,7 @@ def colour(value: float, limit: float) -> str:
         ('rgba(67,147,195,0.31)', 'rgba(214,96,77,0.62)')
     """
     share = min(abs(value) / limit, 1.0) if limit else 0.0
-    return f"rgba({_ABOVE if value > 0 else _BELOW},{_STRONGEST * share:.3g})"
+    return f"rgba({ABOVE if value > 0 else BELOW},{_STRONGEST * share:.3g})"
 
 
 def as_html(text: str) -> Markup:
