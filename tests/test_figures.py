@@ -294,7 +294,6 @@ def test_no_effect_anywhere_is_drawn(effects):
 
 
 @pytest.mark.usefixtures("as_for_a_user")
-@pytest.mark.usefixtures("as_for_a_user")
 def test_matrix_refuses_what_it_cannot_draw(effects):
     with pytest.raises(InvalidInputError, match=r"lacks tested, n_prompts; it has masked"):
         figures.culture_matrix(effects.drop(columns=["tested", "n_prompts"]))
@@ -321,7 +320,6 @@ def test_bars_are_the_table(table, value):
         np.testing.assert_allclose(bar.y - bar.error_y.arrayminus, rows[f"{value}_low"])
 
 
-@pytest.mark.usefixtures("as_for_a_user")
 @pytest.mark.usefixtures("as_for_a_user")
 def test_bars_refuse_what_they_cannot_draw(table):
     with pytest.raises(InvalidInputError, match=r"lacks accuracy_low; it has benchmark"):

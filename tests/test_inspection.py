@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from browser import opened
+from browser import keep_screenshot, opened
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import PlainTransformers, max_error, question_score, suppressed, trace
@@ -570,6 +570,7 @@ def test_a_browser_shows_a_card_exactly_and_asks_for_nothing(odd_card, tmp_path,
         assert set(cultures) == {"(none named)", "<b>Ü</b> & </style>"}
         assert page.locator("svg rect").count() == 41
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+        keep_screenshot(page, f"card_{scheme}")
 
 
 @pytest.fixture(scope="module")
@@ -600,3 +601,4 @@ def test_a_browser_shows_a_prompt_of_2000_tokens_exactly(long_model, tmp_path):
         )
         assert page.locator("h3").count() == 3
         assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+        keep_screenshot(page, "prompt")

@@ -2,18 +2,15 @@
 
 import inspect
 import re
-import shutil
 from dataclasses import replace
 from functools import partial
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
 
+import browser
 import pandas as pd
 import pytest
 import torch
-from browser import FLAGS
-from playwright.sync_api import sync_playwright
 from plotly.offline import get_plotlyjs
 
 from culnig_tl.atlas import answer_key
@@ -435,63 +432,49 @@ CLIPPED = """() => [...document.querySelectorAll('main *')].filter(element => {
 
 @pytest.mark.browser
 def test_a_browser_draws_every_figure_without_a_network(run):
-    chromium = shutil.which("chromium")
-    assert chromium, "This test needs Chromium; install it with: apt-get install -y chromium"
     path = write_report(run, run.out / "report.html")
     site, layer, neuron, _ = run.general.to_frame().iloc[0]
     first = f"L{layer}.{site}.{neuron}"
-    said, asked = [], []
-
-    def answer(route):
-        if Path(route.request.url.removeprefix("file://")) == path:
-            route.continue_()
-        else:
-            asked.append(route.request.url)
-            route.abort()
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            page = browser.new_page(viewport={"width": 1100, "height": 900})
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
-            page.route("**/*", answer)
-            page.goto(path.as_uri())
-            plots = page.locator(".js-plotly-plot")
-            page.wait_for_function(
-                "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 30"
-            )
-            assert plots.count() == 10
-            assert all(plot.locator(".main-svg").count() == 3 for plot in plots.all())
-            ticks = page.locator("#cultures-change .xtick text").all_text_contents()
-            assert ticks == list(CULTURES)
-            assert page.locator("#comparison .bars .point").count() == 6
-            assert hovered(page, "#general-neurons", x=4 / 512, y=0.1) == (
-                "mlp.hook_post, layer 3",
-                "1 selected: 7",
-            )
-            assert hovered(page, "#cultures-change", x=0.5, y=0.2)[:2] == (
-                f"masked: {ODD} (9 neurons)",
-                "tested: Iran (36 prompts)",
-            )
-            assert opened(page) == [first]
-            clicked(page, "#general-neurons", x=4 / 512, y=0.1)
-            assert opened(page) == ["L3.mlp.hook_post.7"]
-            assert page.locator("#cell").text_content() == (
-                "Layer 3, mlp.hook_post: L3.mlp.hook_post.7 "
-            )
-            clicked(page, "#modules", x=0.25, y=0.9)
-            links = page.locator("#cell a").all_text_contents()
-            assert sorted(links) == sorted(f"L0.mlp.hook_post.{n}" for n in range(7, 400, 50))
-            assert opened(page) == links[:1]
-            page.locator("#cell a").last.click()
-            assert opened(page) == links[-1:]
-            clicked(page, "#scores", x=500 / 512, y=0.1)
-            assert "no neuron with a card" in str(page.locator("#cell").text_content())
-            page.emulate_media(media="print")
-            page.set_viewport_size({"width": 718, "height": 1000})  # A4 within margins of a cm
-            assert page.evaluate(CLIPPED) == []
-        finally:
-            browser.close()
-    assert said == []
-    assert asked == []
+    with browser.opened(path) as page:
+        plots = page.locator(".js-plotly-plot")
+        page.wait_for_function(
+            "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 30"
+        )
+        assert plots.count() == 10
+        assert all(plot.locator(".main-svg").count() == 3 for plot in plots.all())
+        browser.keep_screenshot(page, "report")
+        page.emulate_media(color_scheme="dark")
+        browser.keep_screenshot(page, "report_dark")
+        page.emulate_media(color_scheme="light")
+        ticks = page.locator("#cultures-change .xtick text").all_text_contents()
+        assert ticks == list(CULTURES)
+        assert page.locator("#comparison .bars .point").count() == 6
+        assert hovered(page, "#general-neurons", x=4 / 512, y=0.1) == (
+            "mlp.hook_post, layer 3",
+            "1 selected: 7",
+        )
+        assert hovered(page, "#cultures-change", x=0.5, y=0.2)[:2] == (
+            f"masked: {ODD} (9 neurons)",
+            "tested: Iran (36 prompts)",
+        )
+        assert opened(page) == [first]
+        clicked(page, "#general-neurons", x=4 / 512, y=0.1)
+        assert opened(page) == ["L3.mlp.hook_post.7"]
+        assert page.locator("#cell").text_content() == (
+            "Layer 3, mlp.hook_post: L3.mlp.hook_post.7 "
+        )
+        clicked(page, "#modules", x=0.25, y=0.9)
+        links = page.locator("#cell a").all_text_contents()
+        assert sorted(links) == sorted(f"L0.mlp.hook_post.{n}" for n in range(7, 400, 50))
+        assert opened(page) == links[:1]
+        page.locator("#cell a").last.click()
+        assert opened(page) == links[-1:]
+        clicked(page, "#scores", x=500 / 512, y=0.1)
+        assert "no neuron with a card" in str(page.locator("#cell").text_content())
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 718, "height": 1000})  # A4 within margins of a cm
+        assert page.evaluate(CLIPPED) == []
+        browser.keep_screenshot(page, "report_print")
+        page.emulate_media(media="screen")
+        page.set_viewport_size({"width": 375, "height": 800})
+        browser.keep_screenshot(page, "report_narrow")
