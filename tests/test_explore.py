@@ -1,8 +1,11 @@
 """The live inspector: its state without a browser, its widgets without a kernel."""
 
+import re
+
 import ipywidgets
 import pytest
 import torch
+from browser import keep_screenshot
 
 from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, UnknownNameError
@@ -106,6 +109,18 @@ def test_without_widgets_a_still_picture_says_so(explorer, monkeypatch):
     assert explorer.answers_html() in bundle["text/html"]
 
 
+def test_the_still_picture_has_a_row_a_layer_and_a_colour_a_bin(explorer, scores):
+    still = explorer.still()
+    rows = re.findall(r'<div style="background:linear-gradient\(to right, (.*)\)"></div>', still)
+    expected = [line for panel in explorer.panels() for line in panel.values[::-1]]
+    assert len(rows) == len(expected) == 3 * len(scores.sites)
+    for row, line in zip(rows, expected, strict=True):
+        assert row.count("rgba") == len(line)
+    most = explorer.panels()[0].values
+    strongest = max(range(3), key=lambda layer: max(most[layer]))
+    assert "rgba(67,147,195,0.62)" in rows[2 - strongest], "layer 0 is the lowest row"
+
+
 def test_with_widgets_the_still_picture_stays_for_readers_without_a_kernel(explorer):
     bundle = explorer._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
@@ -143,13 +158,14 @@ def test_widgets_move_the_state_and_show_it(explorer):
 
 
 @pytest.mark.browser
-def test_in_jupyterlab_the_slider_moves_the_answer(jupyterlab):
+def test_in_jupyterlab_slider_set_heatmap_and_prompt_move_what_is_shown(jupyterlab):
     name = jupyterlab.write(
         "explore.ipynb",
         [
             "import culnig_tl as ct\nmodel = ct.load_model()\n"
             "rows = ct.load_benchmark('atlas', split='test', limit=16)",
-            "ct.explore(model, rows, progress=False)",
+            "pair = ct.NeuronSet.of({'mlp.hook_post': [(0, 3), (2, 60)]})\n"
+            "ct.explore(model, rows, sets={'pair': pair}, progress=False)",
         ],
     )
     with jupyterlab.opened(name) as page:
@@ -165,9 +181,15 @@ def test_in_jupyterlab_the_slider_moves_the_answer(jupyterlab):
             arg=",".join(before),
         )
         assert "multiplied by 0.0" in page.locator(".answers").first.text_content()
-        shown = page.locator(".culnig h2").first.text_content()
+        page.locator(".widget-dropdown select").select_option("pair")
+        page.get_by_text("2 neurons (pair) multiplied by 0.0").wait_for()
         canvas = page.locator("canvas.culnig-heatmap").last
+        canvas.hover(position={"x": 12, "y": 8})
+        pointed = page.get_by_text(re.compile(r"^L3\.attn\.hook_v\.\d+ scores ")).text_content()
         canvas.click(position={"x": 12, "y": 8})
-        page.wait_for_function(
-            "shown => document.querySelector('.culnig h2').textContent !== shown", arg=shown
-        )
+        page.locator(".culnig h2", has_text=pointed.split()[0]).wait_for()
+        prompt = page.locator(".widget-textarea textarea")
+        prompt.fill("The usual staple food in Iran is")
+        prompt.blur()
+        page.wait_for_function("document.querySelectorAll('.answers td.scaled').length === 5")
+        keep_screenshot(page, "explorer")

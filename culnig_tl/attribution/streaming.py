@@ -233,7 +233,7 @@ def _prepared(
         rows = questions(rows)
         _check_cultures(rows["culture"][:], rows["id"][:])
         prepared = batches(model, rows, token_budget=token_budget)
-        return prepared, rows.unique("culture"), fingerprint(rows)
+        return prepared, list(dict.fromkeys(rows["culture"])), fingerprint(rows)
     prepared = [_on_device(batch, model.cfg.device) for batch in rows if len(batch)]
     if not prepared:
         raise InvalidInputError("There are no prompts in these batches; give at least one.")

@@ -160,7 +160,7 @@ def _from_text(text: str, number: int, usual: Template) -> Template:
 
 
 def _of_cultures(rows: Dataset, cultures: Sequence[str], name: str) -> Dataset:
-    known = rows.unique("culture")
+    known = list(dict.fromkeys(rows["culture"]))
     asked = {culture_name(culture): culture for culture in cultures}
     if unknown := [spelling for culture, spelling in asked.items() if culture not in known]:
         raise UnknownNameError(

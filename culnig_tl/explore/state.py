@@ -174,8 +174,8 @@ class Explorer:
         )
 
     def still(self) -> str:
-        """What is shown where no widget runs: card and answers, as they are now."""
-        said = pages.fragment("static.html")
+        """What is shown where no widget runs: heatmap, answers and card, as they are now."""
+        said = pages.fragment("static.html") + pages.fragment("panels.html", panels=self.panels())
         card = self.look_at(self.neuron).fragment()
         return pages.with_style(said + self.answers_html() + card)
 

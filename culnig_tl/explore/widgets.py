@@ -17,13 +17,15 @@ function render({ model, el }) {
   for (const { site, values, neurons } of model.get("panels")) {
     const flat = values.flat(), low = Math.min(...flat), high = Math.max(...flat);
     const name = document.createElement("div");
-    name.textContent = site;
+    const what = `${site}: layers (0 lowest) by bins of neurons`;
+    name.textContent = what;
     const canvas = document.createElement("canvas");
     const columns = values[0].length, rows = values.length;
     const tall = Math.max(6, Math.min(16, Math.floor(320 / rows)));
     canvas.width = columns * 8; canvas.height = rows * tall;
     canvas.className = "culnig-heatmap"; canvas.dataset.site = site;
-    canvas.style.cssText = "cursor:pointer;border:1px solid rgba(128,128,128,.4);max-width:100%";
+    canvas.style.cssText = `cursor:pointer;border:1px solid rgba(128,128,128,.4);
+      width:100%;max-width:64rem;height:${canvas.height}px;image-rendering:pixelated`;
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `Scores at ${site} by layer, layer 0 lowest`);
     const pen = canvas.getContext("2d");
@@ -36,15 +38,19 @@ function render({ model, el }) {
       const box = canvas.getBoundingClientRect();
       const bin = Math.floor((event.clientX - box.left) / box.width * columns);
       const layer = rows - 1 - Math.floor((event.clientY - box.top) / box.height * rows);
-      return layer in neurons && bin in neurons[layer] ? [site, layer, neurons[layer][bin]] : null;
+      if (!(layer in neurons && bin in neurons[layer])) return null;
+      return { picked: [site, layer, neurons[layer][bin]], value: values[layer][bin] };
     };
     canvas.onmousemove = event => {
       const found = at(event);
-      canvas.title = found ? `L${found[1]}.${found[0]}.${found[2]}` : "";
+      if (!found) return;
+      const [, layer, neuron] = found.picked;
+      name.textContent = `L${layer}.${site}.${neuron} scores ${found.value.toPrecision(3)}`;
     };
+    canvas.onmouseleave = () => { name.textContent = what; };
     canvas.onclick = event => {
       const found = at(event);
-      if (found) { model.set("picked", found); model.save_changes(); }
+      if (found) { model.set("picked", found.picked); model.save_changes(); }
     };
     el.append(name, canvas);
   }

@@ -80,7 +80,7 @@ def observe(
     tokens: list[tuple[int, ...]] = [()] * len(rows)
     seen: dict[Located, list[Tensor]] = {neuron: [torch.empty(0)] * len(rows) for neuron in neurons}
     own_scores = torch.zeros(len(neurons), len(rows), dtype=torch.float64)
-    accumulator, likeness = ScoreAccumulator(rows.unique("culture")), _Likeness()
+    accumulator, likeness = ScoreAccumulator(rows["culture"]), _Likeness()
     with tqdm(total=len(rows), desc="inspection", unit="question", disable=not progress) as bar:
         for batch in batches(model, rows, token_budget=token_budget):
             with model.hooks(fwd_hooks=_recorders(batch, seen)):

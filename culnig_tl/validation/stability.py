@@ -108,7 +108,7 @@ def _halves(
     options: dict[str, Any],
 ) -> list[tuple[NeuronScores, NeuronScores]]:
     """Scores of both halves for every cut, out of one pass over the rows."""
-    cultures = rows.unique("culture")
+    cultures = list(dict.fromkeys(rows["culture"]))
     sums = [(ScoreAccumulator(cultures), ScoreAccumulator(cultures)) for _ in cuts]
     scored = attribute_questions(
         model, rows, clamp=name == "control", progress=name if progress else False, **options
