@@ -50,12 +50,14 @@ from culnig_tl.neurons import NeuronSet
 from culnig_tl.pipeline import Run, culnig
 from culnig_tl.questions import (
     Batch,
+    Item,
     Template,
     batches,
     control_of,
     questions,
     questions_from_frame,
     render,
+    rows_of,
 )
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
@@ -74,6 +76,7 @@ __all__ = [
     "Batch",
     "CulnigError",
     "Explorer",
+    "Item",
     "NeuronCard",
     "NeuronScores",
     "NeuronSet",
@@ -115,6 +118,7 @@ __all__ = [
     "questions_from_frame",
     "random_neurons",
     "render",
+    "rows_of",
     "scaled_neurons",
     "split_half",
     "text_neuron_activations",

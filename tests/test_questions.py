@@ -1,13 +1,12 @@
 """Rows are either usable or named with their fault; batches are padded left and fit the budget."""
 
-import json
-
 import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from question_files import written
 
 from culnig_tl.errors import InvalidInputError, MissingFileError
 from culnig_tl.models import load_model
@@ -145,23 +144,6 @@ def test_a_fingerprint_changes_with_any_value():
 
 
 # ---------------------------------------------------------------- files
-
-
-def written(folder, kind, records):
-    path = folder / f"rows.{kind}"
-    frame = pd.DataFrame(records)
-    if kind == "csv":
-        frame.assign(options=[json.dumps(row["options"]) for row in records]).to_csv(
-            path, index=False
-        )
-    elif kind == "json":
-        path.write_text(json.dumps(records), encoding="utf-8")
-    elif kind == "jsonl":
-        lines = [json.dumps(row, ensure_ascii=False) for row in records]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    else:
-        frame.to_parquet(path)
-    return path
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl", "parquet"])
@@ -348,9 +330,9 @@ def test_columns_of_other_names_are_mapped(tmp_path):
     assert questions_from_frame(frame, columns=columns).to_list() == [FULL]
     frame["id"] = "another column of that name"
     assert questions_from_frame(frame, columns=columns)["id"][0] == FULL["id"]
-    with pytest.raises(InvalidInputError, match=r"no column nowhere; the table has .*qid"):
+    with pytest.raises(InvalidInputError, match=r"no column 'nowhere'; the table has .*qid"):
         questions_from_frame(frame, columns={"id": "nowhere"})
-    with pytest.raises(InvalidInputError, match="columns names ID, which the schema does not have"):
+    with pytest.raises(InvalidInputError, match="columns names 'ID', which the schema does"):
         questions_from_frame(frame, columns={"ID": "qid"})
 
 

@@ -4,9 +4,7 @@ One module a benchmark; this one only finds them. The embedded model's own quest
 and no network.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,6 +25,7 @@ from culnig_tl.benchmarks.cultures import culture_name
 from culnig_tl.benchmarks.sources import Loaded, Source
 from culnig_tl.errors import InvalidInputError, UnknownNameError, check_choice
 from culnig_tl.questions import Split, Template, control_of, questions
+from culnig_tl.questions.prompts import as_templates
 
 _ATLAS: dict[str, Callable[[Split], list[dict[str, Any]]]] = {
     "atlas": atlas.cultural,
@@ -73,7 +72,7 @@ def load_benchmark(
     limit: int | None = None,
     seed: int = 0,
     revision: str | None = None,
-    templates: Sequence[Template | str] | None = None,
+    templates: Template | str | Sequence[Template | str] | None = None,
 ) -> Dataset:
     """Rows of a benchmark.
 
@@ -102,7 +101,8 @@ def load_benchmark(
     Raises:
         UnknownNameError: an unknown benchmark or culture; the known ones are listed.
         MissingFileError: files that are not in ``data_dir``, or a hub out of reach.
-        InvalidInputError: a limit below 1, a record that cannot be used, or templates for atlas.
+        InvalidInputError: a limit below 1, a record that cannot be used, no templates in the list,
+            or templates for atlas.
 
     Example:
         >>> load_benchmark("atlas", split="test", cultures=["Iran"], limit=3)["culture"][:]
@@ -126,7 +126,10 @@ def load_benchmark(
 
 
 def _rows(
-    name: str, split: Split, source: Source, templates: Sequence[Template | str] | None
+    name: str,
+    split: Split,
+    source: Source,
+    templates: Template | str | Sequence[Template | str] | None,
 ) -> Dataset:
     if name in _ATLAS:
         if source != Source() or templates is not None:
@@ -136,27 +139,13 @@ def _rows(
             )
         return questions(_ATLAS[name](split))
     asked = _CONTROLS.get(name, name)
-    loaded = _LOADERS[asked](split, source, _templates(asked, templates))
+    usual = TEMPLATES[asked]
+    chosen = usual if templates is None else as_templates(templates, usual[0])
+    loaded = _LOADERS[asked](split, source, chosen)
     rows = questions(loaded.rows)
     rows = control_of(rows) if name in _CONTROLS else rows
     rows.info.description = f"{name}, {split}: {loaded.origin}"
     return rows
-
-
-def _templates(name: str, given: Sequence[Template | str] | None) -> Sequence[Template]:
-    if given is None:
-        return TEMPLATES[name]
-    return [
-        _from_text(text, number, TEMPLATES[name][0]) if isinstance(text, str) else text
-        for number, text in enumerate(given, start=1)
-    ]
-
-
-def _from_text(text: str, number: int, usual: Template) -> Template:
-    listed = re.search(r"\b1\W+\{option_a\}", text)
-    return replace(
-        usual, text=text, name=f"own-{number}", labels="digits" if listed else usual.labels
-    )
 
 
 def _of_cultures(rows: Dataset, cultures: Sequence[str], name: str) -> Dataset:

@@ -4,6 +4,7 @@
 |---|---|
 | ``schema`` | the columns of a row, and what is wrong with a row |
 | ``frames`` | rows from a DataFrame or a file of one's own |
+| ``tables`` | rows from questions that are not prompts yet |
 | ``prompts`` | rows from items and templates, and rows without their question |
 | ``rendering`` | the text that a model reads, and the tokens of labels |
 | ``batching`` | left-padded token batches |

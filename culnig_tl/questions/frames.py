@@ -3,7 +3,8 @@
 import csv
 import gzip
 import json
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +12,89 @@ import pandas as pd
 from datasets import Dataset
 
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.questions.schema import FEATURES, questions
+from culnig_tl.questions.prompts import Template
+from culnig_tl.questions.schema import FEATURES, check_columns, column_names, questions, ranges
+from culnig_tl.questions.tables import OPTION_COLUMNS, rows_of_table
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet")
 """Endings of the files that hold tables."""
 
 
 def questions_from_frame(
-    source: pd.DataFrame | str | Path, *, columns: Mapping[str, str] | None = None
+    source: pd.DataFrame | str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    templates: Template | str | Sequence[Template | str] | None = None,
 ) -> Dataset:
-    """Rows from a DataFrame or a ``.csv``, ``.json``, ``.jsonl`` or ``.parquet`` file.
+    """Rows from a DataFrame or a ``.csv``, ``.tsv``, ``.json``, ``.jsonl`` or ``.parquet`` file.
+
+    A table with a column ``prompt`` holds rows of the schema. A table without one holds questions,
+    and prompts are made of them: ``question``, the options (``options``, or one column an option,
+    ``option_a``, ``option_b``, ...) and ``answer``, the right option's letter, its number from 1 or
+    its text; ``tables`` says more.
 
     Args:
         source: the frame or the file. In a CSV the column ``options`` holds a JSON list, e.g.
             ``["A", "B"]``.
-        columns: names of the schema, each with the name of your column; the others keep theirs.
+        columns: names of the schema, or ``option_a``, ``option_b``, ..., each with the name of your
+            column; the others keep theirs.
+        templates: wordings for questions, in place of the four of ``tables.TEMPLATES``; columns of
+            the table can be their fields. A text is a template of letters, or of digits where it
+            lists ``1. {option_a}``.
+
+    Returns:
+        Finished prompts as they are; questions once in every wording, their options shuffled.
 
     Raises:
         MissingFileError: there is no such file.
-        InvalidInputError: another kind of file, a column that is not there, or rows that cannot be
-            used (all of them named by number).
+        UnknownNameError: a template asks for a column that is not there.
+        InvalidInputError: another kind of file, a column that is not there, templates for finished
+            prompts, or rows that cannot be used (all of them named by number, from 0).
 
     Example:
         >>> frame = pd.DataFrame({"id": ["q1"], "prompt": ["A or B? Answer:"],
         ...                       "options": [[" A", " B"]], "answer": [" A"]})
         >>> questions_from_frame(frame)["answer"][0]
         ' A'
+        >>> frame = pd.DataFrame({"question": ["Which is a drink?"], "A": ["rice"], "B": ["tea"],
+        ...                       "answer": ["tea"]})
+        >>> rows = questions_from_frame(frame, columns={"option_a": "A", "option_b": "B"})
+        >>> print(rows["prompt"][1], rows["answer"][1])
+        Which is a drink?
+        <BLANKLINE>
+        A. rice
+        B. tea
+        <BLANKLINE>
+        Which of them is right? Write its letter only.
+        Answer: B
     """
     frame = source if isinstance(source, pd.DataFrame) else read_table(Path(source))
     frame = _renamed(frame, columns or {})
     if not isinstance(source, pd.DataFrame) and "options" in frame:
-        frame["options"] = [_parsed_options(cell) for cell in frame["options"]]
+        parsed = [_parsed_options(cell) for cell in frame["options"]]
+        frame["options"] = pd.Series(parsed, index=frame.index, dtype=object)
+    if "prompt" not in frame:
+        return questions(rows_of_table(frame, templates=templates))
+    if templates is not None:
+        raise InvalidInputError(
+            "The table has a column prompt, so its prompts are finished; leave templates out, or "
+            "the column."
+        )
     return questions(frame)
 
 
 def _renamed(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    if unknown := [name for name in columns if name not in FEATURES]:
+    check_columns(frame)
+    if unknown := [name for name in columns if name not in (*FEATURES, *OPTION_COLUMNS)]:
         raise InvalidInputError(
-            f"columns names {', '.join(unknown)}, which the schema does not have; its columns are "
-            f"{', '.join(FEATURES)}."
+            f"columns names {', '.join(map(repr, unknown))}, which the schema does not have; its "
+            f"columns are {', '.join(FEATURES)}, and {', '.join(OPTION_COLUMNS[:2])}, ... "
+            "where each option has one."
         )
     if missing := [theirs for theirs in columns.values() if theirs not in frame]:
         raise InvalidInputError(
-            f"There is no column {', '.join(missing)}; the table has "
-            f"{', '.join(map(str, frame.columns))}."
+            f"There is no column {', '.join(map(repr, missing))}; the table has "
+            f"{column_names(frame)}."
         )
     kept = frame.drop(columns=[name for name in columns if name in frame])
     return kept.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})
@@ -80,37 +120,46 @@ def read_table(path: Path) -> pd.DataFrame:
         )
     try:
         return _READERS[kind](path)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
         raise InvalidInputError(
             f"{path} cannot be read as {kind} ({error}); write the file anew."
         ) from error
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, keep_default_na=False, dtype=str, encoding="utf-8-sig")
+    return _text_table(path)
 
 
 def _read_tsv(path: Path) -> pd.DataFrame:
-    return pd.read_csv(
-        path,
-        sep="\t",
-        quoting=csv.QUOTE_NONE,
-        keep_default_na=False,
-        dtype=str,
-        encoding="utf-8-sig",
-    )
+    return _text_table(path, sep="\t", quoting=csv.QUOTE_NONE)
+
+
+def _text_table(path: Path, **options: Any) -> pd.DataFrame:
+    frame = pd.read_csv(path, keep_default_na=False, dtype=str, encoding="utf-8-sig", **options)
+    # Of rows that are longer than the first line, pandas takes the first cells for an index.
+    if frame.index.nlevels > 1 or not frame.index.equals(pd.RangeIndex(len(frame))):
+        raise ValueError("its rows have more cells than its first line has names")
+    return frame
 
 
 def _read_json(path: Path) -> pd.DataFrame:
     text = _text_of(path)
     if text[:1] == "{" and text.partition("\n")[0].rstrip().endswith("}"):
         return _read_json_lines(path)
-    return pd.DataFrame(json.loads(text), dtype=object)
+    content = json.loads(text)
+    return pd.DataFrame(_objects(content) if isinstance(content, list) else content, dtype=object)
 
 
 def _read_json_lines(path: Path) -> pd.DataFrame:
     lines = _text_of(path).split("\n")
-    return pd.DataFrame([json.loads(line) for line in lines if line.strip()], dtype=object)
+    records = _objects([json.loads(line) for line in lines if line.strip()])
+    return pd.DataFrame(records, dtype=object)
+
+
+def _objects(records: list[Any]) -> list[dict[str, Any]]:
+    if strange := [number for number, row in enumerate(records) if not isinstance(row, dict)]:
+        raise ValueError(f"rows {ranges(strange)} are not objects")
+    return records
 
 
 def _text_of(path: Path) -> str:
@@ -133,5 +182,5 @@ def _parsed_options(cell: Any) -> Any:
         return cell
     try:
         return json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         return cell

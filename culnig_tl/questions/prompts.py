@@ -20,7 +20,7 @@ the item's question where the prompt holds it.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from culnig_tl.errors import InvalidInputError, UnknownNameError
 from culnig_tl.questions.schema import FEATURES, questions, ranges
 
 _FIELD = re.compile(r"\{([a-z][a-z_0-9]*)\}")
+_MOST = len(ascii_uppercase)
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,18 @@ class Item:
 
     Attributes:
         id: the question; the same thing asked of several cultures shares it.
-        options: their texts, the right one at ``answer``.
+        options: their texts, at most 26, the right one at ``answer``.
         answer: position of the right option.
         culture, topic: what results are grouped by.
         fields: the texts that a template may fill in.
         values: what the options are called under ``labels="values"``.
         ordered: keep the options in the order given.
+
+    Example:
+        >>> item = Item("drink", options=("coffee", "tea"), answer=1, culture="Iran",
+        ...             fields={"question": "What do people drink in the morning?"})
+        >>> item.options[item.answer]
+        'tea'
     """
 
     id: str
@@ -88,9 +95,59 @@ def rows_of(
 
     Raises:
         UnknownNameError: a template asks for a field that the items do not have.
+        InvalidInputError: items whose right option is not among their 1 to 26 options, all of them
+            named, or a template of values for an item without as many values.
+
+    Example:
+        >>> item = Item("drink", options=("coffee", "tea"), answer=1, culture="Iran",
+        ...             fields={"question": "What do people drink in the morning?"}, ordered=True)
+        >>> rows = rows_of([item], [Template("{question}\\n{options}\\nAnswer:")], benchmark="own")
+        >>> print(rows[0]["prompt"], rows[0]["answer"])
+        What do people drink in the morning?
+        A. coffee
+        B. tea
+        Answer: B
     """
     items = list(items)
+    if wrong := [item.id for item in items if not 0 <= item.answer < len(item.options) <= _MOST]:
+        raise InvalidInputError(
+            f"{len(wrong)} of {len(items)} items have no right option among 1 to {_MOST}: "
+            f"{', '.join(map(repr, wrong))}; give answer as a position in options, from 0."
+        )
     return [_row(item, template, benchmark) for template in templates for item in items]
+
+
+def as_templates(
+    given: Template | str | Sequence[Template | str], usual: Template
+) -> list[Template]:
+    """Wordings as templates; a text becomes one like ``usual``, named by its place, of digits where
+    it lists ``1. {option_a}``.
+
+    Raises:
+        InvalidInputError: no wordings.
+
+    Example:
+        >>> usual = Template("{question}", name="usual")
+        >>> [(made.name, made.labels) for made in as_templates("{question} 1. {option_a}", usual)]
+        [('own-1', 'digits')]
+    """
+    listed = [given] if isinstance(given, Template | str) else given
+    if not listed:
+        raise InvalidInputError("templates is empty; give at least one, or None for the usual.")
+    return [
+        _from_text(text, number, usual) if isinstance(text, str) else text
+        for number, text in enumerate(listed, start=1)
+    ]
+
+
+def fields_of(template: Template) -> list[str]:
+    """The fields that a template fills in, in their order.
+
+    Example:
+        >>> fields_of(Template("{question}\\n{options}\\nAnswer:", system="You live in {country}."))
+        ['country', 'question', 'options']
+    """
+    return list(dict.fromkeys(_FIELD.findall(template.system) + _FIELD.findall(template.text)))
 
 
 def control_of(rows: Dataset) -> Dataset:
@@ -156,15 +213,23 @@ def _row(item: Item, template: Template, benchmark: str) -> dict[str, Any]:
     }
 
 
+def _from_text(text: str, number: int, usual: Template) -> Template:
+    listed = re.search(r"\b1\W+\{option_a\}", text)
+    return replace(
+        usual, text=text, name=f"own-{number}", labels="digits" if listed else usual.labels
+    )
+
+
 def _labels(item: Item, template: Template, order: Sequence[int]) -> list[str]:
     if template.labels == "letters":
         return list(ascii_uppercase[: len(order)])
     if template.labels == "digits":
         return [str(number + 1) for number in range(len(order))]
-    if not item.values:
+    if len(item.values) != len(item.options):
         raise InvalidInputError(
             f"Template {template.name!r} calls the options by their values, but question "
-            f"{item.id!r} has none; take labels='letters' or 'digits'."
+            f"{item.id!r} has {len(item.values)} for {len(item.options)} options; take "
+            "labels='letters' or 'digits'."
         )
     return [item.values[index] for index in order]
 

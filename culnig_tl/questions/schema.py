@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, List, Value
 
@@ -47,6 +48,7 @@ FEATURES = Features(
     {name: Value("string") for name in TEXT_COLUMNS} | {"options": List(Value("string"))}
 )
 _DETAILED_FAULTS = 10
+_NEEDS = f"A row needs {', '.join(REQUIRED)}, and its answer among its options."
 
 
 def questions(rows: Dataset | pd.DataFrame | Iterable[Mapping[str, Any]]) -> Dataset:
@@ -65,7 +67,7 @@ def questions(rows: Dataset | pd.DataFrame | Iterable[Mapping[str, Any]]) -> Dat
     if isinstance(rows, Dataset):
         records = rows.to_list()
     elif isinstance(rows, pd.DataFrame):
-        records = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        records = records_of(rows)
     else:
         records = [dict(row) for row in rows]
     if not records:
@@ -74,10 +76,52 @@ def questions(rows: Dataset | pd.DataFrame | Iterable[Mapping[str, Any]]) -> Dat
     if isinstance(rows, Dataset) and rows.features == FEATURES:
         return rows
     filled = [
-        {name: row.get(name) or "" for name in TEXT_COLUMNS} | {"options": list(row["options"])}
+        {name: row.get(name) or "" for name in TEXT_COLUMNS}
+        | {"options": listed_texts(row["options"])}
         for row in records
     ]
     return Dataset.from_list(filled, features=FEATURES)
+
+
+def records_of(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The rows of a frame, each by column; a gap is None.
+
+    Raises:
+        InvalidInputError: columns of several levels, or of the same name.
+
+    Example:
+        >>> records_of(pd.DataFrame({"id": ["q1"], "culture": [float("nan")]}))
+        [{'id': 'q1', 'culture': None}]
+    """
+    check_columns(frame)
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def check_columns(frame: pd.DataFrame) -> None:
+    """Refuse columns that a name does not single out.
+
+    Raises:
+        InvalidInputError: columns of several levels, or of the same name.
+    """
+    if frame.columns.nlevels > 1:
+        raise InvalidInputError(
+            f"The table's columns have {frame.columns.nlevels} levels, expected one; give each "
+            "column one name."
+        )
+    if repeated := frame.columns[frame.columns.duplicated()].unique().to_list():
+        raise InvalidInputError(
+            f"The table has several columns {', '.join(map(repr, repeated))}; keep one of each."
+        )
+
+
+def column_names(frame: pd.DataFrame) -> str:
+    """The names of the columns, for a sentence; quoted, so that any can be printed.
+
+    Example:
+        >>> column_names(pd.DataFrame({"id": ["q1"], 7: ["x"]}))
+        "'id', 7"
+    """
+    return ", ".join(map(repr, frame.columns))
 
 
 def fingerprint(rows: Dataset) -> str:
@@ -86,8 +130,9 @@ def fingerprint(rows: Dataset) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def refuse(faults: Mapping[int, Sequence[str]]) -> None:
-    """Name every row that has a fault, the first ones with what is wrong.
+def refuse(faults: Mapping[int, Sequence[str]], *, needs: str = _NEEDS) -> None:
+    """Name every row that has a fault, the first ones with what is wrong; ``needs`` says what a
+    row should be.
 
     Raises:
         InvalidInputError: any row has a fault.
@@ -102,8 +147,7 @@ def refuse(faults: Mapping[int, Sequence[str]]) -> None:
     if rest := list(bad)[_DETAILED_FAULTS:]:
         detailed.append(f"and {len(rest)} more (rows {ranges(rest)})")
     raise InvalidInputError(
-        f"{len(bad)} of {len(faults)} rows cannot be used: {'; '.join(detailed)}. "
-        f"A row needs {', '.join(REQUIRED)}, and its answer among its options."
+        f"{len(bad)} of {len(faults)} rows cannot be used: {'; '.join(detailed)}. {needs}"
     )
 
 
@@ -112,10 +156,10 @@ def faults_of(row: Mapping[str, Any]) -> list[str]:
     if missing := [name for name in REQUIRED if name not in row]:
         return [f"no {', '.join(missing)}"]
     faults = []
-    wrong = [name for name in TEXT_COLUMNS if not isinstance(row.get(name, "") or "", str)]
+    wrong = [name for name in TEXT_COLUMNS if not (row.get(name) is None or is_text(row[name]))]
     if wrong:
         faults.append(f"{', '.join(wrong)} must be text")
-    if empty := [name for name in ("id", "prompt") if not row[name]]:
+    if empty := [name for name in ("id", "prompt") if name not in wrong and not row[name]]:
         faults.append(f"{' and '.join(empty)} must not be empty")
     faults += _option_faults(row["options"], row["answer"])
     if not wrong and (row.get("question") or "") not in (row["prompt"] or ""):
@@ -123,15 +167,43 @@ def faults_of(row: Mapping[str, Any]) -> list[str]:
     return faults
 
 
+def is_text(cell: Any) -> bool:
+    """Whether a cell is text that can be written; half of a surrogate pair cannot.
+
+    Example:
+        >>> is_text("Türkiye"), is_text(7), is_text("\\ud800")
+        (True, False, False)
+    """
+    if not isinstance(cell, str):
+        return False
+    try:
+        cell.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def listed_texts(cell: Any) -> list[str] | None:
+    """The texts of a cell that holds a list of them, a tuple or an array; None for all else.
+
+    Example:
+        >>> listed_texts((" A", " B")), listed_texts(" A, B")
+        ([' A', ' B'], None)
+    """
+    if isinstance(cell, np.ndarray):
+        cell = cell.tolist()
+    if isinstance(cell, str) or not isinstance(cell, Sequence):
+        return None
+    return list(cell) if all(map(is_text, cell)) else None
+
+
 def _option_faults(options: Any, answer: Any) -> list[str]:
-    if isinstance(options, str | Mapping) or not isinstance(options, Iterable):
+    texts = listed_texts(options)
+    if texts is None:
         return ["options must be a list of texts"]
-    options = list(options)
-    if not all(isinstance(option, str) for option in options):
-        return ["options must be a list of texts"]
-    faults = ["options repeat"] if len(set(options)) < len(options) else []
-    if answer not in options:
-        faults.append(f"answer {answer!r} is not among the options {options}")
+    faults = ["options repeat"] if len(set(texts)) < len(texts) else []
+    if answer is None or (is_text(answer) and answer not in texts):
+        faults.append(f"answer {answer!r} is not among the options {texts}")
     return faults
 
 
