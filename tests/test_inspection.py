@@ -1,5 +1,6 @@
 """Cards: every number has a witness of its own, and a prompt is shown as the model read it."""
 
+from dataclasses import fields
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,9 +15,15 @@ from reference import PlainTransformers, max_error, question_score, suppressed, 
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPT2Config, GPT2LMHeadModel
 
 from culnig_tl.attribution import attribute
-from culnig_tl.errors import InvalidInputError, UnknownNameError, UnwritableError
+from culnig_tl.errors import (
+    InvalidInputError,
+    MissingFileError,
+    UnknownNameError,
+    UnwritableError,
+)
 from culnig_tl.inspection import (
     ColouredTokens,
+    NeuronCard,
     inspect_neuron,
     inspect_neurons,
     inspect_prompt,
@@ -442,6 +449,26 @@ def test_a_page_that_cannot_be_written_is_a_sentence(card, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UnwritableError):
         card.to_html(tmp_path / "file" / "card.html")
+
+
+def test_a_card_is_kept_in_a_file_as_it_is(card, tmp_path):
+    kept = NeuronCard.load(card.save(tmp_path / "new" / "card.json"))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["card.json"]
+    assert kept.fragment() == card.fragment()
+    for each in fields(NeuronCard):
+        mine, theirs = getattr(card, each.name), getattr(kept, each.name)
+        if isinstance(mine, pd.DataFrame):
+            pd.testing.assert_frame_equal(theirs, mine)
+        else:
+            assert theirs == mine
+
+
+def test_another_file_is_no_card(tmp_path):
+    with pytest.raises(MissingFileError):
+        NeuronCard.load(tmp_path / "card.json")
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(InvalidInputError, match=r"is no neuron's card; give a file that NeuronCa"):
+        NeuronCard.load(tmp_path / "card.json")
 
 
 # --- tokens ---------------------------------------------------------------------------------------

@@ -12,10 +12,13 @@ import pytest
 from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, UnwritableError
 from culnig_tl.evaluation import compare
-from culnig_tl.neurons import NeuronSet
-from culnig_tl.pipeline import culnig, stages
+from culnig_tl.files import read_json, write_json
+from culnig_tl.inspection import inspect_neuron
+from culnig_tl.neurons import NeuronSet, neuron_id
+from culnig_tl.pipeline import closer, culnig, stages
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
+from culnig_tl.validation import dose_response
 
 SETTINGS = {
     "mlp_top": 0.05,
@@ -23,6 +26,7 @@ SETTINGS = {
     "recognition_top": 0.02,
     "specific_top": 0.1,
     "n_random": 2,
+    "n_cards": 0,
 }
 FILES = {
     "settings.json",
@@ -37,6 +41,7 @@ FILES = {
         for name in ("original-0", "general-0", "random-0", "random-1")
     ),
 }
+CLOSER = {"answers/doses.parquet", "doses.csv"}
 
 
 def files(folder: Path) -> set[str]:
@@ -202,6 +207,77 @@ def test_several_factors_and_layer_matched_sets_are_conditions_of_their_own(
     assert run.report().is_file()
 
 
+def test_the_best_neurons_have_cards_and_the_set_has_doses(run_in, model, rows, tmp_path):
+    run = run_in(tmp_path, n_cards=2)
+    best = [
+        (site, layer, neuron)
+        for site, layer, neuron, _ in run.general.to_frame().head(2).itertuples(index=False)
+    ]
+    assert [*run.cards] == [neuron_id(*neuron) for neuron in best]
+    for site, layer, neuron in best:
+        card = inspect_neuron(model, rows, site=site, layer=layer, neuron=neuron, scores=run.scores)
+        assert run.cards[card.id].fragment() == card.fragment()
+    benchmarks = {"tiny": rows, "half": rows.select(range(3))}
+    doses = dose_response(model, benchmarks, run.general, factors=closer.FACTORS, progress=False)
+    pd.testing.assert_frame_equal(run.doses, doses)
+    assert min(closer.FACTORS) == 0
+    assert max(closer.FACTORS) == 2
+    written = pd.read_csv(tmp_path / "doses.csv")
+    pd.testing.assert_frame_equal(written, doses, check_dtype=False)
+
+
+def test_cards_and_doses_are_made_on_draws_that_do_not_grow(run_in, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(closer, "_CARD_PROMPTS", 4)
+    monkeypatch.setattr(closer, "_DOSE_PROMPTS", 2)
+    run = run_in(tmp_path, n_cards=1)
+    (card,) = run.cards.values()
+    assert len(card.questions) == 4
+    assert (run.doses["n_questions"] <= 2).all()
+
+
+def test_doses_count_answers_as_the_run_does(run_in, tmp_path):
+    run = run_in(tmp_path, mode="options", n_cards=1)
+    as_it_is = run.table[run.table["condition"] == "original"].set_index("benchmark")["accuracy"]
+    doses = run.doses[run.doses["factor"] == 1].set_index("benchmark")["accuracy"]
+    pd.testing.assert_series_equal(doses, as_it_is)
+
+
+def test_a_folder_of_before_there_were_cards_gets_them(run_in, passes, tmp_path):
+    """It has neither cards nor doses, and its settings do not know the type of the weights."""
+    old = run_in(tmp_path)
+    assert old.cards == {}
+    assert old.doses.empty
+    assert old.report().is_file()
+    there = read_json(tmp_path / "settings.json")
+    write_json(tmp_path / "settings.json", {k: v for k, v in there.items() if k != "dtype"})
+    passes.clear()
+    assert run_in(tmp_path).report().is_file()
+    assert passes == []
+    new = run_in(tmp_path, n_cards=1)
+    pd.testing.assert_frame_equal(new.table, old.table)
+    (card,) = (tmp_path / "cards").iterdir()
+    made = card.stat().st_mtime_ns
+    assert len(run_in(tmp_path, n_cards=2).cards) == 2
+    assert len(list((tmp_path / "cards").iterdir())) == 2
+    assert card.stat().st_mtime_ns == made
+    passes.clear()
+    assert len(run_in(tmp_path, n_cards=2).cards) == 2
+    assert passes == []
+
+
+def test_a_run_that_found_nothing_has_no_cards(run_in, tmp_path):
+    run = run_in(tmp_path, mlp_top=0.0, attention_top=0.0, n_random=0, n_cards=2)
+    assert len(run.general) == 0
+    assert run.cards == {}
+    assert not (tmp_path / "cards").exists()
+
+
+def test_fewer_than_no_cards_are_refused(run_in, tmp_path):
+    with pytest.raises(InvalidInputError, match="n_cards is -1; give a number of cards from 0 up"):
+        run_in(tmp_path / "run", n_cards=-1)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("factors", [[], [0.0, 0.0]])
 def test_no_factor_and_a_factor_given_twice_are_refused(run_in, tmp_path, factors):
     with pytest.raises(InvalidInputError, match="at least one, and each of them once"):
@@ -216,12 +292,14 @@ def test_a_file_in_the_way_is_a_sentence(run_in, passes, tmp_path):
     assert passes == []
 
 
-@pytest.mark.parametrize("stop_at", [0, 2, 4, 6, 8, 10])
+@pytest.mark.parametrize("stop_at", [0, 2, 4, 6, 8, 10, 18, 19, 20])
 def test_an_interrupted_run_leaves_no_part_and_ends_like_one_that_was_not(
     run_in, tmp_path, monkeypatch, stop_at
 ):
-    """Ctrl-C as a file is about to get its name: settings, scores, sets, answers, in this order."""
-    whole = run_in(tmp_path / "whole")
+    """Ctrl-C as a file is about to get its name: settings, scores, sets, answers, tables, a card
+    and the doses, in this order."""
+    whole = run_in(tmp_path / "whole", n_cards=1)
+    everything = FILES | CLOSER | {f"cards/{name}.json" for name in whole.cards}
     named, replace = [], os.replace
 
     def interrupted(source, target):
@@ -233,13 +311,15 @@ def test_an_interrupted_run_leaves_no_part_and_ends_like_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_in(tmp_path / "stopped")
+            run_in(tmp_path / "stopped", n_cards=1)
     assert len(files(tmp_path / "stopped")) == stop_at
-    assert files(tmp_path / "stopped") < FILES
-    resumed = run_in(tmp_path / "stopped")
-    assert files(tmp_path / "stopped") == FILES
+    assert files(tmp_path / "stopped") < everything
+    resumed = run_in(tmp_path / "stopped", n_cards=1)
+    assert files(tmp_path / "stopped") == everything
     pd.testing.assert_frame_equal(resumed.table, whole.table)
     pd.testing.assert_frame_equal(resumed.effects, whole.effects)
+    pd.testing.assert_frame_equal(resumed.doses, whole.doses)
+    assert [*resumed.cards] == [*whole.cards]
 
 
 def test_an_interrupt_while_scoring_keeps_what_was_done(

@@ -149,6 +149,25 @@ def embedded(run) -> Run:
     )
 
 
+ACCURACY = ("accuracy", "accuracy_low", "accuracy_high")
+WHOLE = ("L0.mlp.hook_post.57", "L2.mlp.hook_post.7")
+
+
+@pytest.fixture
+def looked_at(run, model, rows) -> Run:
+    """The run with whole cards of two of its neurons, and with doses."""
+    two = NeuronSet.of({"mlp.hook_post": [(0, 57), (2, 7)]})
+    doses = pd.DataFrame(
+        [
+            (benchmark, "neurons", factor, 32, 64, 50.0 + 9 * factor, 40.0, 90.0)
+            for benchmark in ("culture", ODD)
+            for factor in (0.0, 1.0, 2.0)
+        ],
+        columns=["benchmark", "condition", "factor", "n_neurons", "n_questions", *ACCURACY],
+    )
+    return replace(run, cards=inspect_neurons(model, rows, two), doses=doses)
+
+
 def source_of(run: Run) -> str:
     return write_report(run, run.out / "report.html").read_text(encoding="utf-8")
 
@@ -204,6 +223,17 @@ def test_names_are_shown_as_they_are(run):
     assert "<b>" not in source
     assert source.count("</script>") == source.count("<script>") == 12
     assert Page(source).text.count(ODD) >= 5
+
+
+def test_cards_and_doses_add_one_figure_and_no_script_of_their_own(looked_at):
+    source = source_of(looked_at).replace(get_plotlyjs(), "")
+    assert source.count("</script>") == source.count("<script>") == 13
+    page = Page(source)
+    assert page.unmatched == []
+    ids = [str(tag["id"]) for _, tag in page.tags if "id" in tag]
+    assert len(set(ids)) == len(ids)
+    (doses,) = (tag for tag in page.all("div") if tag.get("id") == "doses")
+    assert f"{ODD}: 50.0 % at 0, 59.0 % at 1, 68.0 % at 2." in str(doses["aria-label"])
 
 
 def test_every_number_of_the_table_is_on_the_page(run):
@@ -314,12 +344,12 @@ def test_how_to_reproduce_does_so(tmp_path, monkeypatch, given, choices):
     rows = {name: each for name, each in rows.items() if name in given}
     if given == OWN:
         assert choices.keys() == set(inspect.signature(culnig).parameters) - OWN - {
-            *("model", "out", "token_budget", "progress")  # what the result does not depend on
+            *("model", "out", "n_cards", "token_budget", "progress")  # the result is the same
         }
     else:
         monkeypatch.setattr(settings, "load_benchmark", partial(load_benchmark, limit=16))
         monkeypatch.setattr(settings, "_usual", settings._usual.__wrapped__)  # not kept
-    run = culnig(load_model(), out=tmp_path / "first", **rows, **choices, progress=False)
+    run = culnig(load_model(), out=tmp_path / "first", **rows, **choices, n_cards=0, progress=False)
     monkeypatch.chdir(tmp_path)
     namespace = dict(rows)
     exec(reproducing(run), namespace)
@@ -379,14 +409,44 @@ def test_a_card_says_how_its_neuron_scores(run):
     assert f"Also specific to: {ODD}." in page_of(shared).text
 
 
-def test_a_given_card_tells_its_whole_story(run, model, rows):
-    neurons = NeuronSet.of({"mlp.hook_post": [(0, 7)]})
-    cards = inspect_neurons(model, rows, neurons)
-    path = run.report(run.out / "whole.html", cards=cards)
+def articles(run: Run) -> dict[str, str]:
+    """Source of every card, by its neuron."""
+    found = re.findall(r'<article class="neuron" id="([^"]+)".*?</article>', source_of(run), re.S)
+    cards = re.findall(r'<article class="neuron".*?</article>', source_of(run), re.S)
+    return dict(zip(found, cards, strict=True))
+
+
+def test_a_neuron_has_either_a_whole_card_or_a_compact_one(looked_at):
+    cards = articles(looked_at)
+    assert len(cards) == len(looked_at.general)
+    for name, source in cards.items():
+        assert ("What it writes" in source) == (name in WHOLE)
+        assert ("S of each culture." in source) == (name not in WHOLE)
+        assert source.count("Specific to no single culture.") == 1
+    for name in WHOLE:
+        assert looked_at.cards[name].fragment() in cards[name]
+    assert "2 of them are whole" in page_of(looked_at).text
+
+
+def test_a_given_card_stands_beside_those_of_the_run(looked_at, model, rows):
+    more = inspect_neurons(model, rows, NeuronSet.of({"mlp.hook_post": [(0, 7)]}))
+    path = looked_at.report(looked_at.out / "more.html", cards=more)
     page = Page(path.read_text(encoding="utf-8").replace(get_plotlyjs(), ""))
     assert page.unmatched == []
-    assert page.text.count("What it writes") == 1
-    assert cards["L0.mlp.hook_post.7"].summary in page.text
+    assert page.text.count("What it writes") == 3
+    assert more["L0.mlp.hook_post.7"].summary in page.text
+
+
+def test_the_page_holds_only_as_many_whole_cards_as_keep_it_light(looked_at, monkeypatch):
+    """Long prompts make long cards: the best neurons keep theirs, the rest is compact."""
+    room = len(looked_at.cards[WHOLE[1]].fragment().encode())
+    monkeypatch.setattr("culnig_tl.report.cards._ROOM_FOR_CARDS", room)
+    whole = [name for name, source in articles(looked_at).items() if "What it writes" in source]
+    assert whole == [WHOLE[1]]
+    monkeypatch.setattr("culnig_tl.report.cards._ROOM_FOR_CARDS", room - 1)
+    text = page_of(looked_at).text
+    assert "What it writes" not in text
+    assert "They say how their neurons score." in text
 
 
 # --- a real browser -------------------------------------------------------------------------------
@@ -431,16 +491,16 @@ CLIPPED = """() => [...document.querySelectorAll('main *')].filter(element => {
 
 
 @pytest.mark.browser
-def test_a_browser_draws_every_figure_without_a_network(run):
-    path = write_report(run, run.out / "report.html")
+def test_a_browser_draws_every_figure_without_a_network(looked_at):
+    run, path = looked_at, write_report(looked_at, looked_at.out / "report.html")
     site, layer, neuron, _ = run.general.to_frame().iloc[0]
     first = f"L{layer}.{site}.{neuron}"
     with browser.opened(path) as page:
         plots = page.locator(".js-plotly-plot")
         page.wait_for_function(
-            "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 30"
+            "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 33"
         )
-        assert plots.count() == 10
+        assert plots.count() == 11
         assert all(plot.locator(".main-svg").count() == 3 for plot in plots.all())
         browser.keep_screenshot(page, "report")
         page.emulate_media(color_scheme="dark")
@@ -469,8 +529,15 @@ def test_a_browser_draws_every_figure_without_a_network(run):
         assert opened(page) == links[:1]
         page.locator("#cell a").last.click()
         assert opened(page) == links[-1:]
+        clicked(page, "#general-neurons", x=4 / 512, y=0.4)
+        assert opened(page) == [WHOLE[1]]
+        card = page.locator(".neuron:visible")
+        assert "What it writes" in card.inner_text()
+        assert card.locator(".tokens").count() == 2 * 5  # questions and cultures, best and worst
+        browser.keep_screenshot(page, "report_card")
         clicked(page, "#scores", x=500 / 512, y=0.1)
         assert "no neuron with a card" in str(page.locator("#cell").text_content())
+        assert opened(page) == [WHOLE[1]]  # in print, a whole card keeps within the paper
         page.emulate_media(media="print")
         page.set_viewport_size({"width": 718, "height": 1000})  # A4 within margins of a cm
         assert page.evaluate(CLIPPED) == []

@@ -122,7 +122,7 @@ def load_benchmark(
     rows = _rows(name, split, source, templates)
     if cultures is not None:
         rows = _of_cultures(rows, cultures, name)
-    return rows if limit is None else _drawn(rows, limit, seed)
+    return rows if limit is None else drawn(rows, limit, seed)
 
 
 def _rows(
@@ -158,7 +158,12 @@ def _of_cultures(rows: Dataset, cultures: Sequence[str], name: str) -> Dataset:
     return rows.select([i for i, culture in enumerate(rows["culture"]) if culture in asked])
 
 
-def _drawn(rows: Dataset, limit: int, seed: int) -> Dataset:
+def drawn(rows: Dataset, limit: int, seed: int) -> Dataset:
+    """At most ``limit`` rows, drawn with ``seed`` and kept in their order.
+
+    Raises:
+        InvalidInputError: a limit below 1.
+    """
     if limit < 1:
         raise InvalidInputError(
             f"limit is {limit}; give a number of rows from 1 up, or None for all."

@@ -57,6 +57,9 @@ def run(
     sites: Sites = "default",
     factor: Annotated[float, typer.Option(help="0 suppresses, 2 enhances.")] = 0.0,
     n_random: Annotated[int, typer.Option(help="Number of random sets.", min=0)] = 10,
+    cards: Annotated[
+        int, typer.Option(help="Number of whole neuron cards; 0 leaves them out.", min=0)
+    ] = 12,
     backend: Backend = "auto",
     dtype: Dtype = "float32",
     device: Device = None,
@@ -80,6 +83,7 @@ def run(
             sites=SITES[sites],
             factor=factor,
             n_random=n_random,
+            n_cards=cards,
             token_budget=token_budget,
             progress=not quiet,
         )

@@ -10,6 +10,8 @@ Stages, in order, each a file that is written whole or not at all:
 | answers, one file a benchmark, condition and set | answers/BENCHMARK/CONDITION-SET.parquet |
 | accuracy and mean P(answer) by benchmark and condition | table.csv |
 | culture x culture effects of the specific neurons | culture_effects.csv |
+| whole cards of the best culture-general neurons | cards/NEURON.json |
+| dose and response of the culture-general neurons | doses.csv |
 
 Conditions: ``original``, ``general`` (culture-general neurons scaled), ``random`` and, where asked
 for, ``layer-matched`` (random sets of the same number, the latter layer by layer); further factors

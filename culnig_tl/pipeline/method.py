@@ -1,12 +1,15 @@
 """The stages of a run, one after the other."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset
 
+from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation import Mode, culture_effects, summarise
 from culnig_tl.hooks import DEFAULT_SITES, HookedModel
+from culnig_tl.pipeline.closer import best_of, cards_of, doses_of
 from culnig_tl.pipeline.run import Run
 from culnig_tl.pipeline.settings import atlas_benchmarks, atlas_rows, chosen, claim, met
 from culnig_tl.pipeline.stages import (
@@ -40,6 +43,7 @@ def culnig(
     n_random: int = 10,
     n_layer_matched: int = 0,
     mode: Mode = "argmax",
+    n_cards: int = 12,
     token_budget: int = 8192,
     progress: bool = True,
 ) -> Run:
@@ -62,11 +66,17 @@ def culnig(
         n_random: number of random sets.
         n_layer_matched: number of random sets with as many neurons in each layer.
         mode: what counts as an answer, as in ``evaluate``.
+        n_cards: how many of the best culture-general neurons get a whole card. Their cost is one
+            forward and backward pass and ``1 + n_cards`` forward passes over at most 96 cultural
+            prompts, and a backward pass over 12 prompts a card; the dose response that comes with
+            them takes 7 forward passes over at most 64 prompts of each benchmark. 0 leaves both
+            out. No other stage depends on it.
         token_budget: tokens a batch, padding counted.
         progress: show progress bars.
 
     Raises:
-        InvalidInputError: rows that cannot be used, or a folder with a run of other settings.
+        InvalidInputError: rows that cannot be used, a number of cards below 0, or a folder with a
+            run of other settings.
         UnwritableError: the folder cannot be written.
 
     Example:
@@ -78,6 +88,8 @@ def culnig(
         ['original', 'general', 'random']
     """
     out = Path(out)
+    if n_cards < 0:
+        raise InvalidInputError(f"n_cards is {n_cards}; give a number of cards from 0 up.")
     own = {"cultural": cultural, "control": control, "recognition": recognition}
     data = {
         role: atlas_rows(role) if rows is None else questions(rows) for role, rows in own.items()
@@ -128,4 +140,27 @@ def culnig(
     table = summarise(found)
     write_csv(out / "table.csv", table)
     write_csv(out / "culture_effects.csv", effects)
-    return Run(out, settings, scores, general, specific, found, table, effects)
+    run = Run(out, settings, scores, general, specific, found, table, effects)
+    if not n_cards or not len(general):
+        return run
+    cards = cards_of(
+        out / "cards",
+        model,
+        data["cultural"],
+        best_of(general, n_cards),
+        scores=scores,
+        sites=sites,
+        token_budget=token_budget,
+        progress=progress,
+    )
+    doses = doses_of(
+        out / "answers" / "doses.parquet",
+        model,
+        tests,
+        general,
+        mode=mode,
+        token_budget=token_budget,
+        progress=progress,
+    )
+    write_csv(out / "doses.csv", doses)
+    return replace(run, cards=cards, doses=doses)

@@ -1,7 +1,7 @@
 """What a run found."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class Run:
         answers: one row a prompt and condition.
         table: accuracy and mean P(answer) by benchmark and condition (see ``summarise``).
         effects: culture x culture effects of the specific neurons (see ``culture_effects``).
+        cards: everything about the best culture-general neurons, by their names.
+        doses: what factors from 0 to 2 on the culture-general neurons do (see ``dose_response``).
     """
 
     out: Path
@@ -35,13 +37,16 @@ class Run:
     answers: pd.DataFrame
     table: pd.DataFrame
     effects: pd.DataFrame
+    cards: Mapping[str, NeuronCard] = field(default_factory=dict)
+    doses: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def report(
         self, path: str | Path | None = None, *, cards: Mapping[str, NeuronCard] | None = None
     ) -> Path:
         """Write one offline HTML page (``report.html`` in the run's folder by default).
 
-        ``cards``, as ``inspect_neurons`` gives them, tell the whole story of their neurons.
+        ``cards``, as ``inspect_neurons`` gives them, tell the whole story of more neurons than the
+        run's own cards do.
         """
         from culnig_tl.report import write_report
 

@@ -26,8 +26,8 @@ def write_report(
     Args:
         run: a finished run.
         path: the HTML file to write, about 5 MB; its folder is made if need be.
-        cards: whole cards by neuron, as ``inspect_neurons`` gives them; without one, a neuron's
-            card says what the run knows.
+        cards: whole cards by neuron, as ``inspect_neurons`` gives them, beside those of the run;
+            without one, a neuron's card says how it scores.
 
     Returns:
         The path.
@@ -50,6 +50,7 @@ def write_report(
         sections.embedded_model(run),
         sections.results(run),
         graphics.comparison(run),
+        graphics.doses(run),
         graphics.neurons(run),
         graphics.modules(run),
         graphics.depth(run),

@@ -5,7 +5,7 @@ is. Links therefore need no script; a click on a heatmap's cell sets the address
 card stands.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import torch
@@ -27,6 +27,7 @@ from culnig_tl.report.page import (
 from culnig_tl.scores import NeuronScores
 
 MOST_CARDS = 100
+_ROOM_FOR_CARDS = 2_000_000  # bytes; twelve of the embedded model take 0.6 million
 
 _CLICK = """
 const cards = [...document.querySelectorAll('.neuron')];
@@ -51,37 +52,65 @@ for (const plot of document.querySelectorAll('#general-neurons, #modules, #score
 
 
 def neuron_cards(run: Run, given: Mapping[str, NeuronCard]) -> str:
-    """Cards of what the run knows about its best neurons, with the whole story where given."""
-    best = run.general.to_frame().head(MOST_CARDS)
-    if best.empty:
-        return ""
-    key = f"{MINUS} S(control)"
-    lead = paragraph(
-        "Click a cell of a heatmap above, or a neuron's number in the table, to open its card. "
-        f"There are cards of the {len(best)} best neurons by S(cultural) {key}."
-    )
-    articles = [
-        _article(run, site, int(layer), int(neuron), given)
-        for site, layer, neuron, _ in best.itertuples(index=False)
+    """Whole cards of the best neurons, and of the next best what their scores say."""
+    best = [
+        (site, int(layer), int(neuron))
+        for site, layer, neuron, _ in run.general.to_frame()
+        .head(MOST_CARDS)
+        .itertuples(index=False)
     ]
+    if not best:
+        return ""
+    whole = _whole([neuron_id(*neuron) for neuron in best], {**run.cards, **given})
+    articles = [_article(run, *neuron, whole.get(neuron_id(*neuron), "")) for neuron in best]
     return section(
         "Neuron by neuron",
-        lead,
+        paragraph(_lead(len(best), len(whole))),
         '<p id="cell" aria-live="polite"></p>\n',
-        style(STYLE) if given else "",
+        style(STYLE) if whole else "",
         f'<div class="neurons">\n{"".join(articles)}</div>\n',
         script(_CLICK),
     )
 
 
-def _article(run: Run, site: str, layer: int, neuron: int, given: Mapping[str, NeuronCard]) -> str:
-    name = neuron_id(site, layer, neuron)
-    whole = given[name].fragment() if name in given else ""
+def _whole(names: Sequence[str], cards: Mapping[str, NeuronCard]) -> dict[str, str]:
+    """The whole cards among these, as many as the page can carry."""
+    found: dict[str, str] = {}
+    room = _ROOM_FOR_CARDS
+    for name in names:
+        if name in cards:
+            found[name] = cards[name].fragment()
+            room -= len(found[name].encode())
+        if room < 0:
+            del found[name]
+            break
+    return found
+
+
+def _lead(n_cards: int, n_whole: int) -> str:
+    told = (
+        f"{n_whole} of them are whole: tokens, ablations and neighbours; the others say how their "
+        "neurons score."
+        if n_whole
+        else "They say how their neurons score."
+    )
     return (
-        f'<article class="neuron" id="{escape(name)}" data-site="{escape(site)}" '
-        f'data-layer="{layer}" data-neuron="{neuron}" aria-label="Neuron {escape(name)}">\n'
-        f"<h3>{escape(name)}</h3>\n{_ranks(run, site, layer, neuron)}"
-        f"{_cultures(run, site, layer, neuron)}{whole}</article>\n"
+        "Click a cell of a heatmap above, or a neuron's number in the table, to open its card. "
+        f"There are cards of the {n_cards} best neurons by S(cultural) {MINUS} S(control). {told}"
+    )
+
+
+def _article(run: Run, site: str, layer: int, neuron: int, whole: str) -> str:
+    name = escape(neuron_id(site, layer, neuron))
+    if whole:
+        content = whole + paragraph(_specific_to(run, site, layer, neuron))
+    else:
+        tables = _ranks(run, site, layer, neuron) + _cultures(run, site, layer, neuron)
+        content = f"<h3>{name}</h3>\n{tables}"
+    return (
+        f'<article class="neuron" id="{name}" data-site="{escape(site)}" '
+        f'data-layer="{layer}" data-neuron="{neuron}" aria-label="Neuron {name}">\n'
+        f"{content}</article>\n"
     )
 
 
@@ -91,9 +120,13 @@ def _ranks(run: Run, site: str, layer: int, neuron: int) -> str:
         rank, pool = _rank(scores, site, layer, neuron)
         value = float(scores.total(site)[layer, neuron])
         rows.append((name, number(value, ".3g"), f"{rank:,} of {pool:,}"))
-    named = [c for c, found in run.specific.items() if (layer, neuron) in found[site]]
-    said = f"Also specific to: {', '.join(named)}." if named else "Specific to no single culture."
+    said = _specific_to(run, site, layer, neuron)
     return plain_table(("Scores", "S(D)", "Rank"), rows, caption=said)
+
+
+def _specific_to(run: Run, site: str, layer: int, neuron: int) -> str:
+    named = [c for c, found in run.specific.items() if (layer, neuron) in found[site]]
+    return f"Also specific to: {', '.join(named)}." if named else "Specific to no single culture."
 
 
 def _cultures(run: Run, site: str, layer: int, neuron: int) -> str:

@@ -25,6 +25,27 @@ def comparison(run: Run) -> str:
     )
 
 
+def doses(run: Run) -> str:
+    """Accuracy by the factor on the culture-general neurons."""
+    if run.doses.empty:
+        return ""
+    said = "; ".join(
+        f"{benchmark}: "
+        + ", ".join(f"{row.accuracy:.1f} % at {row.factor:g}" for row in line.itertuples())
+        for benchmark, line in run.doses.groupby("benchmark", sort=False)
+    )
+    most = int(run.doses["n_questions"].max())
+    return figure(
+        figures.dose_response(run.doses),
+        name="doses",
+        says=f"Lines of accuracy by factor. {said}.",
+        caption="The dose is what the activations of the culture-general neurons are multiplied "
+        "by. Neurons that carry culture let the cultural benchmark fall steadily from 1 to 0 and "
+        f"leave the others where they are. At most {most} questions of each benchmark were asked, "
+        "so the bands of 95 % are wide.",
+    )
+
+
 def neurons(run: Run) -> str:
     """Where the culture-general neurons are."""
     if not len(run.general):

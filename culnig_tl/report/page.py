@@ -69,6 +69,7 @@ h3 { font-size: 1.1rem; margin: 0.4rem 0; overflow-wrap: anywhere; }
 .neuron:target, .neurons:not(:has(:target)) .neuron:first-child { display: block; }
 .neuron > .scroll { display: inline-block; max-width: 100%; vertical-align: top;
   margin-right: 2.5rem; }
+.neuron h2 { border: 0; padding: 0; }
 #cell { min-height: 1.5em; }
 @media print {
   :root { color-scheme: light; --ink: #000; --soft: #333; --line: #999; --page: #fff;

@@ -12,9 +12,11 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import Condition, compare
+from culnig_tl.evaluation import Mode, summarise
+from culnig_tl.evaluation.answers import answers, labelled
 from culnig_tl.hooks import HookedModel
 from culnig_tl.neurons import NeuronSet
+from culnig_tl.questions import batches, for_model
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 _COLUMNS = ["benchmark", "condition", "factor", "n_neurons", "n_questions"]
@@ -29,6 +31,8 @@ def dose_response(
     *,
     factors: Sequence[float] = FACTORS,
     random: Sequence[NeuronSet] = (),
+    mode: Mode = "argmax",
+    token_budget: int = 16384,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -40,6 +44,8 @@ def dose_response(
         neurons: neurons to scale.
         factors: what their activations are multiplied by, one after the other.
         random: random sets of the same number, averaged, for comparison.
+        mode: as in ``evaluate``.
+        token_budget: tokens a batch, padding counted.
         seed: seed of the bootstrap.
         progress: show a progress bar.
 
@@ -48,8 +54,8 @@ def dose_response(
         accuracy in % and probability (0 to 1), each with its 95 % interval (``_low``, ``_high``).
 
     Raises:
-        InvalidInputError: no neurons, no factors, rows that cannot be used, or neurons outside the
-            model.
+        InvalidInputError: no neurons, factors or benchmarks, rows that cannot be used, or neurons
+            outside the model.
 
     Example:
         >>> import culnig_tl as ct
@@ -59,17 +65,22 @@ def dose_response(
         >>> doses["factor"].tolist()
         [0.0, 1.0]
     """
-    if not len(neurons) or not len(factors):
+    if not len(neurons) or not len(factors) or not benchmarks:
         raise InvalidInputError(
-            f"There are {len(neurons)} neurons and {len(factors)} factors; give at least one each."
+            f"There are {len(neurons)} neurons, {len(factors)} factors and {len(benchmarks)} "
+            "benchmarks; give at least one each."
         )
-    conditions: dict[str, Condition] = {"neurons": neurons}
-    if random:
-        conditions["random"] = random
-    tables = [
-        compare(
-            model, benchmarks, conditions, factor=float(factor), seed=seed, progress=False
-        ).assign(factor=float(factor))
-        for factor in tqdm(factors, desc="factors", disable=not progress)
-    ]
+    sets = [("neurons", 0, neurons), *(("random", draw, each) for draw, each in enumerate(random))]
+    found: dict[float, list[pd.DataFrame]] = {float(factor): [] for factor in factors}
+    with tqdm(total=len(found) * len(benchmarks), desc="factors", disable=not progress) as bar:
+        for benchmark, given in benchmarks.items():
+            rows = for_model(given, model)
+            prepared = batches(model, rows, token_budget=token_budget)
+            for factor, frames in found.items():
+                for name, draw, each in sets:
+                    answered = answers(model, rows, prepared, each, factor, mode=mode)
+                    label = {"condition": name, "draw": draw, "neurons": each, "factor": factor}
+                    frames.append(labelled(answered, benchmark, **label))
+                bar.update()
+    tables = [summarise(pd.concat(frames), seed=seed) for frames in found.values()]
     return pd.concat(tables, ignore_index=True)[_COLUMNS + _MEASURES]
