@@ -80,6 +80,25 @@ def test_score_select_and_evaluate_agree_with_the_library(rows_file: Path, tmp_p
     assert len(answers_file.read_text(encoding="utf-8").splitlines()) == 1 + len(rows)
 
 
+def test_a_table_of_questions_is_as_good_as_one_of_prompts(tmp_path: Path) -> None:
+    table, answers_file = tmp_path / "plain.csv", tmp_path / "answers.csv"
+    head = "question,option_a,option_b,answer,culture\n"
+    good, bad = "Hot drink in Iran?,tea,coffee,tea,Iran\n", "Staple food in Iran?,rice,,A,Iran\n"
+    table.write_text(head + good, encoding="utf-8")
+    shell = ("evaluate", "atlas", table, "--out", answers_file, "--quiet")
+    assert invoke(*shell)[0] == 0
+    asked = ct.questions_from_frame(table)
+    assert pd.read_csv(answers_file)["template"].to_list() == asked["template"][:]
+    assert invoke("score", "atlas", table, "--out", tmp_path / "scores.safetensors")[0] == 0
+    scores = ct.NeuronScores.load(tmp_path / "scores.safetensors")
+    assert (scores.cultures, scores.n_questions) == (("Iran",), 1)
+
+    table.write_text(head + good + bad, encoding="utf-8")
+    code, shown = invoke(*shell)
+    assert code == 2
+    assert "1 of 2 rows cannot be used: row 1: option B must be text and not empty" in shown
+
+
 def test_run_writes_everything_that_a_run_has(
     rows_file: Path, control_file: Path, tmp_path: Path
 ) -> None:
