@@ -222,8 +222,8 @@ def test_a_blend_row_that_cannot_be_used_is_named(tmp_path, written):
     assert len(spoiled()) == 8
     for changes, fault in [
         ({"choices": "{"}, "is not JSON"),
-        ({"answer_idx": "E"}, "answer 'E' is not among its choices"),
-        ({"prompt": "Why?"}, "does not hold 'Without any explanation'"),
+        ({"answer_idx": "E"}, "answer 'E' is not among its options"),
+        ({"prompt": "Why?"}, "not hold a question and then 'Without any explanation'"),
         ({"ID": "Xx-01"}, "no topic is known of its question 'Xx-01'"),
     ]:
         with pytest.raises(InvalidInputError, match=f"'Al-en-01_US_3'.*{fault}"):
@@ -470,7 +470,9 @@ def test_answers_outside_the_scale_are_reported_and_negative_codes_are_gaps(tmp_
         with pytest.raises(InvalidInputError, match=rf"Q1: 1 answers .* 1 to 4 .*{cell}"):
             load_benchmark("worldvaluesbench", split="all", data_dir=folder)
     table.write_text("\n".join([*lines, lines[-1]]) + "\n")
-    with pytest.raises(InvalidInputError, match="repeats 1 of its 91 interviews"):
+    with pytest.raises(
+        InvalidInputError, match=r"1 of its 91 rows \(rows 90\) repeat an interview"
+    ):
         load_benchmark("worldvaluesbench", split="all", data_dir=folder)
 
 

@@ -13,10 +13,12 @@ Holidays/Celebration/Leisure test.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from string import ascii_uppercase
 
-from culnig_tl.benchmarks.cultures import culture_name
-from culnig_tl.benchmarks.sources import Hub, Loaded, Record, Source, parsed_json
-from culnig_tl.errors import InvalidInputError, MissingFileError
+from culnig_tl.benchmarks.records import Record, option_faults, parsed_json
+from culnig_tl.benchmarks.sources import Hub, Loaded, Source
+from culnig_tl.errors import MissingFileError
 from culnig_tl.questions import Item, Split, Template, rows_of
 
 IDENTIFY_TOPICS = ("Food", "Work life", "Sport")
@@ -70,9 +72,8 @@ OWN_PROMPT = (Template("{prompt}", name="blend", reply_prefix=REPLY_PREFIX),)
 def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """BLEnD's rows, at most five a country and question."""
     choices = source.read(_CHOICES, _CHOICE_COLUMNS, key="MCQID")
-    topics = _topics(source)
+    items = _first_items(choices.each(partial(_item, topics=_topics(source))))
     kept = {"identify": IDENTIFY_TOPICS, "test": TEST_TOPICS}.get(split)
-    items = [_item(record, topics) for record in _first_rows(choices.rows)]
     chosen = [item for item in items if kept is None or item.topic in kept]
     return Loaded(rows_of(chosen, templates, benchmark="blend"), choices.origin)
 
@@ -85,36 +86,40 @@ def _topics(source: Source) -> dict[str, str]:
         if source.data_dir is None:
             raise
         read = replace(source, data_dir=None).read(_TOPICS, _TOPIC_COLUMNS, key="ID")
-    return {record["ID"]: record["Topic"] for record in read.rows}
+    return dict(read.each(_topic))
 
 
-def _first_rows(records: list[Record]) -> list[Record]:
+def _topic(record: Record) -> tuple[str, str]:
+    record.check_known("Topic", (*IDENTIFY_TOPICS, *TEST_TOPICS))
+    return record["ID"], record["Topic"]
+
+
+def _first_items(items: Sequence[Item]) -> list[Item]:
+    """The first items of each culture and question."""
     seen: Counter[tuple[str, str]] = Counter()
     kept = []
-    for record in records:
-        pair = (record["country"], record["ID"])
-        seen[pair] += 1
-        if seen[pair] <= ROWS_PER_QUESTION:
-            kept.append(record)
+    for item in items:
+        seen[item.culture, item.id] += 1
+        if seen[item.culture, item.id] <= ROWS_PER_QUESTION:
+            kept.append(item)
     return kept
 
 
 def _item(record: Record, topics: Mapping[str, str]) -> Item:
-    name = f"BLEnD row {record['MCQID']!r}"
-    choices = parsed_json(record["choices"], name)
+    record.check_texts(["ID", "country", "prompt", "answer_idx"])
+    choices = parsed_json(record, "choices")
     question, instruction, _ = record["prompt"].partition(_INSTRUCTION)
-    faults = [
-        f"its answer {record['answer_idx']!r} is not among its choices {list(choices)}"
-        if record["answer_idx"] not in choices
-        else "",
-        "" if instruction else f"its prompt does not hold {_INSTRUCTION!r}",
-        "" if record["ID"] in topics else f"no topic is known of its question {record['ID']!r}",
-    ]
-    if found := [fault for fault in faults if fault]:
-        raise InvalidInputError(f"{name}: {'; '.join(found)}; get the file anew.")
+    asked = instruction and question.strip()
+    record.refuse(
+        [
+            *option_faults(choices, ascii_uppercase, record["answer_idx"]),
+            "" if asked else f"its prompt does not hold a question and then {_INSTRUCTION!r}",
+            "" if record["ID"] in topics else f"no topic is known of its question {record['ID']!r}",
+        ]
+    )
     return Item(
         id=record["ID"],
-        culture=culture_name(record["country"]),
+        culture=record.culture("country"),
         topic=topics[record["ID"]],
         options=tuple(choices.values()),
         answer=list(choices).index(record["answer_idx"]),

@@ -5,9 +5,12 @@ The official ``dev_rand_split.jsonl`` and the hub's rows are both read.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from culnig_tl.benchmarks.sources import Hub, Loaded, Record, Source, parsed_json
-from culnig_tl.errors import InvalidInputError
+import numpy as np
+
+from culnig_tl.benchmarks.records import Record, cut, option_faults, parsed_json, text_fault
+from culnig_tl.benchmarks.sources import Hub, Loaded, Source
 from culnig_tl.questions import Item, Split, Template, rows_of
 
 TEMPLATES = (
@@ -40,29 +43,45 @@ _WITH_CHOICES = {**_COLUMNS, "choices": ("choices", "question")}
 
 def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """The validation questions; there is no half to identify neurons with."""
-    records = source.read(_HUB, _WITH_CHOICES, key="id", files=r"(^|/)(dev|validation)")
-    items = [_item(record) for record in records.rows]
-    return Loaded(rows_of(items, templates, benchmark="commonsenseqa"), records.origin)
+    read = source.read(_HUB, _WITH_CHOICES, key="id", files=r"(^|/)(dev|validation)")
+    items = read.each(_item)
+    return Loaded(rows_of(items, templates, benchmark="commonsenseqa"), read.origin)
 
 
 def _item(record: Record) -> Item:
-    name = f"CommonsenseQA question {record['id']!r}"
-    question, choices = record["question"], parsed_json(record["choices"], name)
+    record.check_texts(["answer"])
+    question, choices = record["question"], record["choices"]
     if isinstance(question, dict):
-        question, choices = question["stem"], question["choices"]
-    if isinstance(choices, dict):
-        texts = dict(zip(choices["label"], choices["text"], strict=True))
+        question, choices = question.get("stem"), question.get("choices")
     else:
-        texts = {choice["label"]: choice["text"] for choice in choices}
-    if record["answer"] not in texts:
-        raise InvalidInputError(
-            f"{name}: its answer {record['answer']!r} is not among its options {list(texts)}; "
-            "get the file anew."
-        )
+        choices = parsed_json(record, "choices")
+    options = _options(choices)
+    fault = text_fault(question)
+    record.refuse(
+        [fault and f"question {fault}", *option_faults(options, "ABCDE", record["answer"])]
+        if options
+        else [f"its choices are {cut(choices)}, expected labels A to E, each with a text"]
+    )
     return Item(
         id=record["id"],
-        options=tuple(texts.values()),
-        answer=list(texts).index(record["answer"]),
-        fields={"question": question},
+        options=tuple(options.values()),
+        answer=list(options).index(record["answer"]),
+        fields={"question": str(question)},
         ordered=True,
     )
+
+
+def _options(choices: Any) -> dict[str, Any]:
+    """Texts by label, out of pairs or of two lists; none if the choices have another form."""
+    if isinstance(choices, dict):
+        labels, texts = (_listed(choices.get(name)) for name in ("label", "text"))
+    else:
+        pairs = [pair if isinstance(pair, dict) else {} for pair in _listed(choices)]
+        labels, texts = ([pair.get(name) for pair in pairs] for name in ("label", "text"))
+    plain = all(isinstance(label, str) for label in labels)
+    whole = len(labels) == len(texts) == len(set(labels)) if plain else False
+    return dict(zip(labels, texts, strict=True)) if whole else {}
+
+
+def _listed(values: Any) -> list[Any]:
+    return list(values) if isinstance(values, Sequence | np.ndarray) else []

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from culnig_tl.benchmarks.cultures import in_a_sentence
-from culnig_tl.benchmarks.sources import Loaded, Record, Source, read_folder
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.benchmarks.records import Record
+from culnig_tl.benchmarks.sources import Loaded, Source, read_folder
 from culnig_tl.questions import Item, Split, Template, order_of, rows_of
 
 COUNTRIES = ("China", "Indonesia", "Iran", "Mexico", "South Korea", "Spain", "UK", "USA")
@@ -57,6 +57,7 @@ TEMPLATES = (
 )
 _OWN = Path(__file__).with_name("countryrc.json")
 _COLUMNS = {name: (name,) for name in ("id", "context", "question")}
+Passage = tuple[str, str, str]
 
 
 def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
@@ -65,29 +66,34 @@ def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
         read = read_folder(_OWN.parent, _COLUMNS, key="id", files=f"^{_OWN.name}$")
     else:
         read = read_folder(source.data_dir, _COLUMNS, key="id")
-    half = len(read.rows) // 2
-    records = {"identify": read.rows[:half], "test": read.rows[half:], "all": read.rows}[split]
-    items = [_item(record, country) for country in COUNTRIES for record in records]
+    passages = read.each(_passage)
+    half = len(passages) // 2
+    chosen = {"identify": passages[:half], "test": passages[half:], "all": passages}[split]
+    items = [_item(passage, country) for country in COUNTRIES for passage in chosen]
     return Loaded(rows_of(items, templates, benchmark="countryrc"), read.origin)
 
 
-def _item(record: Record, country: str) -> Item:
-    if "{country}" not in record["context"]:
-        raise InvalidInputError(
-            f"CountryRC item {record['id']!r} has no {{country}} in its context; put it where the "
-            "country's name goes."
-        )
-    pool = [name for name in (*COUNTRIES, *OTHERS) if name != country]
-    drawn = order_of(f"{record['id']}|{country}|wrong options", len(pool))[:3]
+def _passage(record: Record) -> Passage:
+    """Id, context and question."""
+    record.check_texts(_COLUMNS)
+    there = "{country}" in record["context"]
+    record.refuse([] if there else ["its context has no {country} where the country's name goes"])
+    return record["id"], record["context"], record["question"]
+
+
+def _item(passage: Passage, country: str) -> Item:
+    name, context, question = passage
+    pool = [other for other in (*COUNTRIES, *OTHERS) if other != country]
+    drawn = order_of(f"{name}|{country}|wrong options", len(pool))[:3]
     wrong = [pool[index] for index in drawn]
-    passage = record["context"].replace("{country}", in_a_sentence(country))
+    text = context.replace("{country}", in_a_sentence(country))
     return Item(
-        id=record["id"],
+        id=name,
         culture=country,
         options=(country, *wrong),
         answer=0,
         fields={
-            "passage": passage.replace("{country_dummy}", in_a_sentence(wrong[0])),
-            "question": record["question"],
+            "passage": text.replace("{country_dummy}", in_a_sentence(wrong[0])),
+            "question": question,
         },
     )

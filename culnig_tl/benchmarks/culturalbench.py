@@ -10,9 +10,8 @@ cell. It is an option like the others and is shown as ``None``.
 
 from collections.abc import Sequence
 
-from culnig_tl.benchmarks.cultures import culture_name
-from culnig_tl.benchmarks.sources import Hub, Loaded, Record, Source, half_of_groups
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.benchmarks.records import Record, half_of_groups, option_faults
+from culnig_tl.benchmarks.sources import Hub, Loaded, Source
 from culnig_tl.questions import Item, Split, Template, rows_of
 
 TEMPLATES = (
@@ -53,20 +52,18 @@ _COLUMNS = {
 def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """The questions of every country, halved within it."""
     read = source.read(_HUB, _COLUMNS, key="data_idx")
-    items = half_of_groups([_item(record) for record in read.rows], split, lambda i: i.culture)
+    items = half_of_groups(read.each(_item), split, lambda i: i.culture)
     return Loaded(rows_of(items, templates, benchmark="culturalbench"), read.origin)
 
 
 def _item(record: Record) -> Item:
-    if record["answer"] not in _OPTIONS:
-        raise InvalidInputError(
-            f"CulturalBench row {record['data_idx']!r} has the answer {record['answer']!r}, "
-            f"expected one of {', '.join(_OPTIONS)}; get the file anew."
-        )
+    record.check_texts(["prompt_question", "answer", "country"])
+    options = {letter: record[column] or "None" for letter, column in _OPTIONS.items()}
+    record.refuse(option_faults(options, "ABCD", record["answer"]))
     return Item(
         id=record["data_idx"],
-        culture=culture_name(record["country"]),
-        options=tuple(record[column] or "None" for column in _OPTIONS.values()),
-        answer=list(_OPTIONS).index(record["answer"]),
+        culture=record.culture("country"),
+        options=tuple(options.values()),
+        answer=list(options).index(record["answer"]),
         fields={"question": record["prompt_question"]},
     )

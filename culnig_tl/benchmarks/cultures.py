@@ -51,3 +51,13 @@ def culture_name(spelling: str) -> str:
     if known := _NAMES.get(plain.casefold()):
         return known
     return plain.title().replace(" And ", " and ") if plain.islower() else plain
+
+
+def is_name(spelling: str) -> bool:
+    """Whether a text can be a culture's name: a code of digits, as the survey's, is none.
+
+    Example:
+        >>> is_name("Iran"), is_name("364")
+        (True, False)
+    """
+    return any(character.isalpha() for character in spelling)

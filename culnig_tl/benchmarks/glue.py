@@ -9,9 +9,10 @@ GLUE's tab-separated files are read without quoting: a quote in them is a quote.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
-from culnig_tl.benchmarks.sources import Hub, Loaded, Record, Source
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.benchmarks.records import Record
+from culnig_tl.benchmarks.sources import Hub, Loaded, Source
 from culnig_tl.questions import Item, Split, Template, rows_of
 
 QNLI_TEMPLATES = (
@@ -85,23 +86,19 @@ def load_qnli(split: Split, source: Source, templates: Sequence[Template]) -> Lo
     """QNLI's validation rows; there is no half to identify neurons with."""
     read = source.read(_QNLI, _QNLI_COLUMNS, key="id", files=r"(^|/)(dev|validation)")
     labels = {"0": 0, "entailment": 0, "1": 1, "not_entailment": 1}
-    items = [_item("QNLI", record, labels, _QNLI_OPTIONS) for record in read.rows]
+    items = read.each(partial(_item, labels=labels, options=_QNLI_OPTIONS))
     return Loaded(rows_of(items, templates, benchmark="qnli"), read.origin)
 
 
 def load_mrpc(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """MRPC's test rows; there is no half to identify neurons with."""
     read = source.read(_MRPC, _MRPC_COLUMNS, key="id", files=r"(^|/)test")
-    items = [_item("MRPC", record, {"0": 0, "1": 1}, _MRPC_OPTIONS) for record in read.rows]
+    items = read.each(partial(_item, labels={"0": 0, "1": 1}, options=_MRPC_OPTIONS))
     return Loaded(rows_of(items, templates, benchmark="mrpc"), read.origin)
 
 
-def _item(task: str, record: Record, labels: dict[str, int], options: tuple[str, str]) -> Item:
-    if record["label"] not in labels:
-        raise InvalidInputError(
-            f"{task} row {record['id']!r} has the label {record['label']!r}, expected one of "
-            f"{', '.join(labels)}; get the file anew."
-        )
+def _item(record: Record, labels: dict[str, int], options: tuple[str, str]) -> Item:
+    record.check_texts(record)
+    record.check_known("label", labels)
     fields = {name: text for name, text in record.items() if name not in ("id", "label")}
-    answer = labels[record["label"]]
-    return Item(record["id"], options, answer, fields=fields, values=("0", "1"))
+    return Item(record["id"], options, labels[record["label"]], fields=fields, values=("0", "1"))

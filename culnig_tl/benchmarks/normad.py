@@ -14,9 +14,9 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from culnig_tl.benchmarks.cultures import culture_name, in_a_sentence
-from culnig_tl.benchmarks.sources import Hub, Loaded, Record, Source, half_of_groups
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.benchmarks.cultures import in_a_sentence
+from culnig_tl.benchmarks.records import Record, half_of_groups
+from culnig_tl.benchmarks.sources import Hub, Loaded, Source
 from culnig_tl.questions import Item, Split, Template, rows_of
 
 LABELS = ("yes", "no", "neutral")
@@ -127,17 +127,14 @@ def without_culture(story: str, countries: Collection[str]) -> str:
 
 def _items(split: Split, source: Source) -> tuple[list[Item], str]:
     read = source.read(_HUB, _COLUMNS, key="id")
-    items = [_item(record) for record in read.rows]
+    items = read.each(_item)
     return half_of_groups(items, split, lambda item: (item.culture, item.answer)), read.origin
 
 
 def _item(record: Record) -> Item:
-    if record["label"] not in LABELS:
-        raise InvalidInputError(
-            f"NormAd row {record['id']!r} has the label {record['label']!r}, expected one of "
-            f"{', '.join(LABELS)}; get the file anew."
-        )
-    culture = culture_name(record["country"])
+    record.check_texts(_COLUMNS)
+    record.check_known("label", LABELS)
+    culture = record.culture("country")
     return Item(
         id=record["id"],
         culture=culture,

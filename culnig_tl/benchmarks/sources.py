@@ -2,19 +2,19 @@
 
 A folder may hold the original files or the hub's own (csv, tsv, json, jsonl, parquet, also
 gzip-compressed), in subfolders too: every table that has the wanted columns is taken, in the order
-of the paths, and a record that comes twice counts once. Cells are text; an empty one is ``""``.
+of the paths.
 
 From the hub, ``datasets`` fetches and caches; no script of a repository is run. Where the exact
 commit is known it is pinned, else the repository's main branch is taken; what was read is written
 down in ``rows.info.description``.
 """
 
+import gzip
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,12 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
+from culnig_tl.benchmarks.records import Records, records
 from culnig_tl.errors import InvalidInputError, MissingFileError, first_line
-from culnig_tl.questions import Item, Split
 from culnig_tl.questions.frames import TABLES, read_table
 
 Columns = Mapping[str, Sequence[str]]
 """Names of ours, each with the names that files give that column."""
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,6 @@ class Hub:
     config: str | None
     split: str
     revision: str | None = None
-
-
-@dataclass(frozen=True)
-class Records:
-    """Records of a benchmark, in order, and a line that says where they were read."""
-
-    rows: list[Record]
-    origin: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class Source:
     revision: str | None = None
 
     def read(self, hub: Hub, columns: Columns, *, key: str, files: str = "") -> Records:
-        """The records that have the wanted columns; those with the same ``key`` count once.
+        """The records that have the wanted columns.
 
         Args:
             hub: where the hub has them.
@@ -85,66 +76,36 @@ class Source:
             InvalidInputError: a file that cannot be read.
         """
         if self.data_dir is None:
-            return _from_hub(hub, columns, self.revision)
+            return _from_hub(hub, columns, key, self.revision)
         return read_folder(self.data_dir, columns, key=key, files=files)
-
-
-def half_of_groups(items: Sequence[Item], split: Split, group: Callable[[Item], Any]) -> list[Item]:
-    """The first half of every group to identify, rounded down, the rest to test, in their order.
-
-    Example:
-        >>> items = [Item(id=name, options=("a", "b"), answer=0) for name in ("1", "2", "3")]
-        >>> [item.id for item in half_of_groups(items, "test", lambda item: "one group")]
-        ['2', '3']
-    """
-    if split == "all":
-        return list(items)
-    sizes = Counter(group(item) for item in items)
-    seen: Counter[Any] = Counter()
-    kept = []
-    for item in items:
-        first = seen[group(item)] < sizes[group(item)] // 2
-        seen[group(item)] += 1
-        if first == (split == "identify"):
-            kept.append(item)
-    return kept
-
-
-def parsed_json(cell: Any, name: str) -> Any:
-    """What a cell holds that is JSON text in csv files and an object in parquet ones.
-
-    Raises:
-        InvalidInputError: text that is no JSON; ``name`` says whose.
-    """
-    if not isinstance(cell, str):
-        return cell
-    try:
-        return json.loads(cell)
-    except ValueError as error:
-        raise InvalidInputError(f"{name}: {cell!r} is not JSON; get the file anew.") from error
 
 
 def read_folder(folder: Path, columns: Columns, *, key: str, files: str = "") -> Records:
     """What `Source.read` takes from a folder."""
-    found = [
-        (path, table)
-        for path, frame in _tables(folder, files)
-        if (table := _renamed(frame, columns)) is not None
+    tables = [
+        (path.relative_to(folder).as_posix(), read_table(path))
+        for path in sorted(checked_folder(folder).rglob("*"))
+        if path.is_file()
+        and path.name.endswith(TABLES)
+        and re.search(files, path.relative_to(folder).as_posix())
+        and not _is_object(path)
     ]
+    found = [(name, frame) for name, frame in tables if len(frame) and not _missing(frame, columns)]
     if not found:
-        wanted = ", ".join(names[0] for names in columns.values())
         raise MissingFileError(
-            f"No file in {folder} is a table with the columns {wanted}; give the folder of "
-            "this benchmark's files, or leave data_dir out to take the hub's."
+            f"No file in {folder} is a table with the columns {_listed(columns)}"
+            f"{_nearest(tables, columns)}; give the folder of this benchmark's files, or leave "
+            "data_dir out to take the hub's."
         )
-    records: dict[str, Record] = {}
-    for record in _texts(pd.concat([table for _, table in found], ignore_index=True)):
-        records.setdefault(record[key], record)
-    names = ", ".join(path.relative_to(folder).as_posix() for path, _ in found)
-    return Records(list(records.values()), f"files {names}")
+    rows = [
+        record
+        for name, frame in found
+        for record in records(_renamed(frame, columns, name), key=key, name=name)
+    ]
+    return Records(rows, f"files {', '.join(name for name, _ in found)}")
 
 
-def _from_hub(hub: Hub, columns: Columns, revision: str | None) -> Records:
+def _from_hub(hub: Hub, columns: Columns, key: str, revision: str | None) -> Records:
     revision = revision or hub.revision
     try:
         loaded = load_dataset(hub.path, hub.config, split=hub.split, revision=revision)
@@ -155,14 +116,15 @@ def _from_hub(hub: Hub, columns: Columns, revision: str | None) -> Records:
             "once, so that it is cached, or give data_dir, a folder with its files."
         ) from error
     assert isinstance(loaded, Dataset)
-    table = _renamed(pd.DataFrame(loaded.to_list(), dtype=object), columns)
-    if table is None:
+    table = pd.DataFrame(loaded.to_list(), columns=loaded.column_names, dtype=object)
+    if missing := _missing(table, columns):
         raise InvalidInputError(
-            f"{hub.path} has the columns {', '.join(loaded.column_names)}, expected "
-            f"{', '.join(names[0] for names in columns.values())}; give another revision."
+            f"{hub.path} has the columns {', '.join(loaded.column_names)} and no "
+            f"{', '.join(missing)}; give another revision."
         )
-    config = f", {hub.config}" if hub.config else ""
-    return Records(_texts(table), f"hub {hub.path}{config} at {_commit(loaded) or revision}")
+    name = f"{hub.path}, {hub.config}" if hub.config else hub.path
+    rows = records(_renamed(table, columns, name), key=key, name=name)
+    return Records(rows, f"hub {name} at {_commit(loaded) or revision}")
 
 
 def checked_folder(folder: Path) -> Path:
@@ -171,52 +133,65 @@ def checked_folder(folder: Path) -> Path:
     Raises:
         MissingFileError: there is none.
     """
+    if folder.is_file():
+        raise MissingFileError(f"{folder} is a file; give the folder of this benchmark.")
     if not folder.is_dir():
         raise MissingFileError(f"There is no folder {folder}; give the folder of this benchmark.")
     return folder
 
 
-def _tables(folder: Path, files: str) -> list[tuple[Path, pd.DataFrame]]:
-    paths = sorted(
-        path
-        for path in checked_folder(folder).rglob("*")
-        if path.name.endswith(TABLES) and re.search(files, path.relative_to(folder).as_posix())
-    )
-    return [(path, read_table(path)) for path in paths if not _is_object(path)]
-
-
 def _is_object(path: Path) -> bool:
-    """Whether a JSON file holds one object, which is no table."""
-    if not path.name.endswith(".json"):
+    """Whether a JSON file holds one object over several lines, which is no table."""
+    if not path.name.endswith((".json", ".json.gz")):
         return False
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
-        first = lines.readline().strip()
-    return first.startswith("{") and not first.endswith("}")
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            first = str(file.readline())
+            if not first.startswith("{") or first.rstrip().endswith("}"):
+                return False
+            json.loads(first + str(file.read()))
+    except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
+        raise InvalidInputError(
+            f"{path} cannot be read as json ({error}); write the file anew."
+        ) from error
+    return True
 
 
-def _renamed(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame | None:
-    """The wanted columns under our names; None if one is missing."""
-    theirs = {
-        ours: next((name for name in names if name in frame), None)
-        for ours, names in columns.items()
-    }
-    if None in theirs.values() or frame.empty:
-        return None
-    return pd.DataFrame({ours: frame[name] for ours, name in theirs.items()}, dtype=object)
+def _missing(frame: pd.DataFrame, columns: Columns) -> list[str]:
+    """Wanted columns that a table lacks, each by the first of its names."""
+    return [names[0] for names in columns.values() if not any(name in frame for name in names)]
 
 
-def _texts(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Records whose plain cells are text; lists and objects stay."""
-    return [
-        {str(name): _text(cell) for name, cell in record.items()}
-        for record in table.to_dict("records")
-    ]
+def _listed(columns: Columns) -> str:
+    return ", ".join(names[0] for names in columns.values())
 
 
-def _text(cell: Any) -> Any:
-    if cell is None or cell is pd.NA or (isinstance(cell, float) and isnan(cell)):
+def _nearest(tables: Sequence[tuple[str, pd.DataFrame]], columns: Columns) -> str:
+    """What keeps the table that comes nearest from being one; "" if none comes near."""
+    lacking = [(name, _missing(frame, columns)) for name, frame in tables]
+    name, missing = min(lacking, key=lambda pair: len(pair[1]), default=("", list(columns)))
+    if len(missing) == len(columns):
         return ""
-    return str(cell) if isinstance(cell, str | int | float) else cell
+    return f" ({name} has no {', '.join(missing) if missing else 'rows'})"
+
+
+def _renamed(frame: pd.DataFrame, columns: Columns, table: str) -> pd.DataFrame:
+    """The wanted columns under our names.
+
+    Raises:
+        InvalidInputError: a column that comes twice; pandas calls its second ``name.1``.
+    """
+    theirs = {
+        ours: next(name for name in names if name in frame) for ours, names in columns.items()
+    }
+    there = list(frame.columns)
+    twice = [name for name in theirs.values() if there.count(name) > 1 or f"{name}.1" in there]
+    if twice:
+        raise InvalidInputError(
+            f"{table} has the column {', '.join(twice)} twice; get the file anew."
+        )
+    return pd.DataFrame({ours: frame[name] for ours, name in theirs.items()}, dtype=object)
 
 
 def _commit(loaded: Dataset) -> str | None:

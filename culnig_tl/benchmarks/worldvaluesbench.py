@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from culnig_tl.benchmarks.cultures import culture_name, in_a_sentence
+from culnig_tl.benchmarks.cultures import culture_name, in_a_sentence, is_name
+from culnig_tl.benchmarks.records import cut, loads_once, text_fault
 from culnig_tl.benchmarks.sources import Loaded, Source, checked_folder
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.files import read_json
 from culnig_tl.questions import Item, Split, Template, rows_of
+from culnig_tl.questions.schema import ranges
 
 N_IDENTIFY = 40
 _WORDINGS = (
@@ -121,13 +122,39 @@ def _item(
 
 
 def _value_questions(path: Path) -> dict[str, dict[str, Any]]:
-    metadata = read_json(path)
-    found = {name: about for name, about in metadata.items() if about.get("use_case") == "value"}
+    """The questions with the use ``value``, by name."""
+    try:
+        metadata = loads_once(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise InvalidInputError(f"{path} is not JSON ({error}); write the file anew.") from error
+    entries = metadata.items() if isinstance(metadata, dict) else []
+    faults = {name: fault for name, about in entries if (fault := _fault(about))}
+    if faults:
+        shown = "; ".join(f"{name}: {fault}" for name, fault in list(faults.items())[:10])
+        raise InvalidInputError(
+            f"{path}: {len(faults)} questions cannot be used: {shown}. Take WorldValuesBench's "
+            "own file."
+        )
+    found = {name: about for name, about in entries if about["use_case"] == "value"}
     if not found:
         raise InvalidInputError(
             f"{path} has no question with the use_case 'value'; take WorldValuesBench's own file."
         )
     return found
+
+
+def _fault(about: Any) -> str:
+    """What is wrong with the entry of a question; ``""`` if nothing is."""
+    if not isinstance(about, dict) or not isinstance(about.get("use_case"), str):
+        return f"{cut(about)} has no use_case"
+    if about["use_case"] != "value":
+        return ""
+    if wrong := [name for name in ("question", "category") if text_fault(about.get(name))]:
+        return f"{' and '.join(wrong)} must be text"
+    low, high = (about.get(f"answer_scale_{end}") for end in ("min", "max"))
+    if type(low) is int and type(high) is int and 0 <= low < high:  # bool is another type
+        return ""
+    return f"its scale goes from {cut(low)} to {cut(high)}"
 
 
 def _only(folder: Path, pattern: str) -> Path:
@@ -147,11 +174,12 @@ def _answers(demographic: Path, values: Path, metadata: Mapping[str, Any]) -> pd
     people = _table(demographic, ["D_INTERVIEW", "B_COUNTRY"])
     given = _table(values, ["D_INTERVIEW", *metadata], optional=True)
     for table, path in ((people, demographic), (given, values)):
-        if twice := int(table["D_INTERVIEW"].duplicated().sum()):
-            raise InvalidInputError(
-                f"{path.name} repeats {twice} of its {len(table)} interviews; a D_INTERVIEW must "
-                "occur once."
-            )
+        _refuse(path, table["D_INTERVIEW"].isna(), "have no D_INTERVIEW")
+        _refuse(path, table["D_INTERVIEW"].duplicated(), "repeat an interview of before")
+    named = people["B_COUNTRY"].map(lambda name: isinstance(name, str) and is_name(name))
+    _refuse(demographic, ~named, "name no B_COUNTRY")
+    stray = ~given["D_INTERVIEW"].isin(people["D_INTERVIEW"])
+    _refuse(values, stray, f"are interviews that {demographic.name} does not have")
     joined = given.merge(people, on="D_INTERVIEW", how="inner")
     numbers = {
         name: _numbers(joined[name], about, f"{values.name}, {name}")
@@ -162,12 +190,27 @@ def _answers(demographic: Path, values: Path, metadata: Mapping[str, Any]) -> pd
     return pd.DataFrame(numbers).assign(country=countries)
 
 
+def _refuse(path: Path, wrong: pd.Series, what: str) -> None:
+    """Name the rows, from 0, where ``wrong`` holds."""
+    if rows := np.flatnonzero(wrong).tolist():
+        raise InvalidInputError(
+            f"{path.name}: {len(rows)} of its {len(wrong)} rows (rows {ranges(rows)}) {what}; take "
+            "WorldValuesBench's own tables."
+        )
+
+
 def _table(path: Path, columns: Sequence[str], *, optional: bool = False) -> pd.DataFrame:
     wanted = set(columns)
     try:
+        first = pd.read_csv(path, sep="\t", dtype=str, header=None, nrows=1).iloc[0]
         table = pd.read_csv(path, sep="\t", dtype=str, usecols=lambda name: name in wanted)
     except (ValueError, OSError) as error:
         raise InvalidInputError(f"{path} cannot be read ({error}); write the file anew.") from error
+    if twice := [name for name in columns if (first == name).sum() > 1]:
+        raise InvalidInputError(
+            f"{path.name} has the column {', '.join(twice)} twice; take WorldValuesBench's own "
+            "tables."
+        )
     needed = columns[:1] if optional else columns
     if missing := [name for name in needed if name not in table]:
         raise InvalidInputError(
@@ -181,7 +224,8 @@ def _numbers(cells: pd.Series, about: Mapping[str, Any], name: str) -> pd.Series
     numbers = pd.to_numeric(cells, errors="coerce")
     low, high = about["answer_scale_min"], about["answer_scale_max"]
     unreadable = cells.notna() & numbers.isna()
-    outside = (numbers >= 0) & ~numbers.isin(range(low, high + 1))
+    code = (numbers < 0) & (numbers % 1 == 0)
+    outside = numbers.notna() & ~code & ~numbers.isin(range(low, high + 1))
     if bad := list(dict.fromkeys(cells[unreadable | outside])):
         raise InvalidInputError(
             f"{name}: {int((unreadable | outside).sum())} answers are no whole number from {low} "

@@ -1,0 +1,236 @@
+"""Records: one row of a benchmark's table each, and what is wrong with one.
+
+Cells are text, as in a csv file: numbers become text, an empty cell (None, NaN) is ``""``. A record
+knows where it stands (the file or the hub's dataset, the row from 0), so that every fault is
+reported with its place, and all faults of a benchmark at once. A record that comes twice counts
+once; the same key with other content is a fault.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, isnan
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from culnig_tl.benchmarks.cultures import culture_name, is_name
+from culnig_tl.errors import InvalidInputError
+from culnig_tl.questions import Item, Split
+
+T = TypeVar("T")
+_SHOWN = 10
+# Something other than blanks, no NUL, and no half of a pair that stands for one character.
+_TEXT = re.compile("[^\0\ud800-\udfff]*?[^\\s\0\ud800-\udfff][^\0\ud800-\udfff]*").fullmatch
+
+
+class RecordFaultError(InvalidInputError):
+    """A record that cannot be used; the message has its place."""
+
+
+class Record(dict[str, Any]):
+    """One row of a table: its cells, by our names of the columns.
+
+    Attributes:
+        key: the column that the record is known by.
+        place: its file or dataset and its row, from 0.
+
+    Example:
+        >>> Record({"id": "q1", "label": "yes"}, key="id", place="a.csv, row 0")["label"]
+        'yes'
+    """
+
+    def __init__(self, cells: Mapping[str, Any], *, key: str, place: str) -> None:
+        super().__init__(cells)
+        self.key = key
+        self.place = place
+
+    def check_texts(self, names: Iterable[str]) -> None:
+        """Refuse cells that hold no text.
+
+        Raises:
+            RecordFaultError: an empty cell, a list, an object, or text that no model can read.
+        """
+        wrong = [n for n in names if not (isinstance(self[n], str) and _TEXT(self[n]))]
+        if wrong:
+            self.refuse([f"{name} {text_fault(self[name])}" for name in wrong])
+
+    def check_known(self, name: str, known: Collection[str]) -> None:
+        """Refuse a cell that is none of the ``known`` ones.
+
+        Raises:
+            RecordFaultError: with the cell and the known ones.
+        """
+        if self[name] not in known:
+            self.refuse([f"{name} is {cut(self[name])}, expected one of {', '.join(known)}"])
+
+    def culture(self, name: str) -> str:
+        """The name in this package of the culture that a cell names.
+
+        Raises:
+            RecordFaultError: the cell names none.
+        """
+        self.check_texts([name])
+        spelling = self[name]
+        self.refuse([] if is_name(spelling) else [f"{name} is {cut(spelling)}, which names none"])
+        return culture_name(spelling)
+
+    def refuse(self, faults: Sequence[str]) -> None:
+        """Refuse the record if there are any ``faults``; empty ones do not count.
+
+        Raises:
+            RecordFaultError: with place, key and faults.
+        """
+        if found := [fault for fault in faults if fault]:
+            name = f" ({cut(self[self.key])})" if self[self.key] else ""
+            raise RecordFaultError(f"{self.place}{name}: {', '.join(found)}")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records of a benchmark, in order, and a line that says where they were read."""
+
+    rows: list[Record]
+    origin: str
+
+    def each(self, make: Callable[[Record], T]) -> list[T]:
+        """What ``make`` makes of each record, those that come twice only once.
+
+        Raises:
+            InvalidInputError: records that cannot be used, all of them named; ``make`` says so by
+                ``refuse``.
+        """
+        made: dict[str, tuple[Record, T]] = {}
+        faults = [fault for record in self.rows if (fault := _fault(record, make, made))]
+        if faults:
+            more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+            raise InvalidInputError(
+                f"{len(faults)} of {len(self.rows)} rows cannot be used: "
+                f"{'; '.join(faults[:_SHOWN])}{more}. Get the file anew."
+            )
+        return [one for _, one in made.values()]
+
+
+def _fault(record: Record, make: Callable[[Record], T], made: dict[str, tuple[Record, T]]) -> str:
+    """Why a record cannot be used; ``""`` if it can, and what it makes is then in ``made``."""
+    try:
+        record.check_texts([record.key])
+        one = make(record)
+        first, known = made.setdefault(record[record.key], (record, one))
+        if one != known:
+            record.refuse([f"differs from that of {first.place}"])
+    except RecordFaultError as fault:
+        return str(fault)
+    return ""
+
+
+def records(table: pd.DataFrame, *, key: str, name: str) -> list[Record]:
+    """The rows of a table called ``name``, known by the column ``key``."""
+    rows = [
+        {
+            str(column): cell if isinstance(cell, str) else _text(cell)
+            for column, cell in row.items()
+        }
+        for row in table.to_dict("records")
+    ]
+    return [Record(row, key=key, place=f"{name}, row {number}") for number, row in enumerate(rows)]
+
+
+def text_fault(cell: Any) -> str:
+    """What is wrong with a cell that must hold text; ``""`` if nothing is.
+
+    Example:
+        >>> text_fault(["tea"]), text_fault(" "), text_fault("tea")
+        ("holds ['tea'], not text", 'is empty', '')
+    """
+    if not isinstance(cell, str):
+        return f"holds {cut(cell)}, not text"
+    if not cell.strip():
+        return "is empty"
+    return "" if _TEXT(cell) else f"holds {cut(cell)}, with characters that are no text"
+
+
+def cut(cell: Any) -> str:
+    """A cell as it is shown in a sentence."""
+    shown = repr(cell)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def parsed_json(record: Record, name: str) -> Any:
+    """What a cell holds that is JSON text in csv files and an object in parquet ones.
+
+    Raises:
+        RecordFaultError: text that is no JSON, or in which a key comes twice.
+    """
+    cell = record[name]
+    if not isinstance(cell, str):
+        return cell
+    try:
+        return loads_once(cell)
+    except (ValueError, RecursionError) as error:
+        record.refuse([f"{name} {cut(cell)} is not JSON ({error})"])
+
+
+def loads_once(text: str) -> Any:
+    """JSON in which no object has a key twice.
+
+    Raises:
+        ValueError: the text is no JSON, or a key comes twice.
+    """
+    return json.loads(text, object_pairs_hook=_with_keys_once)
+
+
+def option_faults(options: Any, letters: str, answer: str) -> list[str]:
+    """What is wrong with options by label: they go by ``letters`` from A on, each with its text."""
+    if not isinstance(options, dict):
+        return [f"its options are {cut(options)}, expected texts by letter"]
+    labels = list(options)
+    wrong = [
+        f"option {label} {text_fault(text)}"
+        for label, text in options.items()
+        if not (isinstance(text, str) and _TEXT(text))
+    ]
+    if len(labels) < 2 or labels != list(letters[: len(labels)]):
+        wrong.append(f"its options are called {cut(labels)}, expected {', '.join(letters)}")
+    if answer not in labels:
+        wrong.append(f"its answer {answer!r} is not among its options {cut(labels)}")
+    return wrong
+
+
+def half_of_groups(items: Sequence[Item], split: Split, group: Callable[[Item], Any]) -> list[Item]:
+    """The first half of every group to identify, rounded down, the rest to test, in their order.
+
+    Example:
+        >>> items = [Item(id=name, options=("a", "b"), answer=0) for name in ("1", "2", "3")]
+        >>> [item.id for item in half_of_groups(items, "test", lambda item: "one group")]
+        ['2', '3']
+    """
+    if split == "all":
+        return list(items)
+    sizes = Counter(group(item) for item in items)
+    seen: Counter[Any] = Counter()
+    kept = []
+    for item in items:
+        first = seen[group(item)] < sizes[group(item)] // 2
+        seen[group(item)] += 1
+        if first == (split == "identify"):
+            kept.append(item)
+    return kept
+
+
+def _text(cell: Any) -> Any:
+    """Text for a number, ``""`` for nothing; lists, objects, truth values and infinity stay."""
+    if cell is None or cell is pd.NA or (isinstance(cell, float) and isnan(cell)):
+        return ""
+    is_number = isinstance(cell, int | float) and not isinstance(cell, bool) and isfinite(cell)
+    return str(cell) if is_number else cell
+
+
+def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
+        raise ValueError(f"the key {twice[0]!r} comes twice")
+    return found
