@@ -5,12 +5,13 @@ rows that pass the schema's own check, or one of the package's errors; where a c
 emptied or holds something that is no text, it is an error, and it names the file and the row.
 """
 
+import csv
 import gzip
 import json
 import re
 import shutil
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,8 @@ def tables(files: dict[str, dict[str, bytes]]) -> list[Table]:
         names = first.split("\t")
         return [dict(zip(names, line.split("\t"), strict=True)) for line in rest]
 
-    cultural = pd.read_csv(
-        BytesIO(files["culturalbench"]["CulturalBench-Easy.csv"]), dtype=str, keep_default_na=False
-    ).to_dict("records")
+    text = StringIO(files["culturalbench"]["CulturalBench-Easy.csv"].decode(), newline="")
+    cultural = list(csv.DictReader(text))
     region = json.loads(gzip.decompress(files["normad"]["region.json.gz"]))
     mcq = ("MCQID", "ID", "country", "prompt", "choices", "answer_idx")
     asked = ("data_idx", "prompt_question", "answer", "country")
