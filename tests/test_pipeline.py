@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from test_long_runs import SCRIPT, TESTS, run_together
 
 from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, UnwritableError
@@ -278,6 +279,29 @@ def test_fewer_than_no_cards_are_refused(run_in, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"rows": 5}, "data is"),
+        ({"model": 4}, "model is"),
+        ({"sites": ["mlp.hook_post"]}, r"sites is \['mlp.hook_post'\], not"),
+        ({"clamp": True}, "clamp is True, not False"),
+        ({"padding": "zero"}, "padding is 'zero', not 'ignore'"),
+    ],
+)
+def test_scores_of_something_else_are_never_taken_for_the_runs_own(
+    run_in, loaded, rows, tmp_path, changes, named
+):
+    options = {"rows": 6, "model": 2, "clamp": False, **changes}
+    chosen, model = rows.select(range(options.pop("rows"))), loaded(options.pop("model"))
+    path = tmp_path / "scores" / "cultural.safetensors"
+    attribute(model, chosen, progress=False, **options).save(path)
+    with pytest.raises(InvalidInputError, match=rf"cultural\.safetensors.*\({named}"):
+        run_in(tmp_path)
+    path.unlink()
+    assert len(run_in(tmp_path).general) > 0
+
+
 @pytest.mark.parametrize("factors", [[], [0.0, 0.0]])
 def test_no_factor_and_a_factor_given_twice_are_refused(run_in, tmp_path, factors):
     with pytest.raises(InvalidInputError, match="at least one, and each of them once"):
@@ -348,6 +372,65 @@ def test_an_interrupt_while_scoring_keeps_what_was_done(
     whole = run_in(tmp_path / "whole")
     assert rest == len(passes) - 1  # one batch of cultural questions was not scored again
     pd.testing.assert_frame_equal(resumed.table, whole.table)
+
+
+SHARED = (
+    SCRIPT
+    + """
+import json
+from test_pipeline import SETTINGS, control_of, names_of
+from typer.testing import CliRunner
+from culnig_tl import culnig
+from culnig_tl.cli import app
+from culnig_tl.errors import InvalidInputError
+
+out = sys.argv[2]
+data = {"cultural": rows, "control": control_of(rows), "recognition": names_of(rows)}
+try:
+    culnig(model, out=out, **data, **SETTINGS)
+except InvalidInputError as error:
+    said = {"culnig": str(error)}
+any_rows = "atlas:test"
+commands = {
+    "demo": ["--out", out],
+    "paper": ["--model", "atlas", "--out", out],
+    "run": ["atlas", "--cultural", any_rows, "--control", any_rows, "--recognition", any_rows,
+            "--benchmark", f"culture={any_rows}", "--out", out],
+    "select": ["--cultural", "scores.safetensors", "--out", out],
+    "evaluate": ["atlas", any_rows, "--out", out],
+}
+for command, arguments in commands.items():
+    result = CliRunner().invoke(app, [command, *arguments])
+    assert result.exit_code == 2
+    said[command] = " ".join(result.output.split())
+assert not os.path.exists(out)
+with open(f"{out}-{os.environ['RANK']}.json", "w") as file:
+    json.dump(said, file)
+for name, each in data.items():
+    scores = attribute(model, each, clamp=name == "control", progress=False)
+    if os.environ["RANK"] == "0":
+        scores.save(f"{out}/scores/{name}.safetensors")
+"""
+)
+
+
+def test_many_processes_score_and_one_runs(run_in, folders, tmp_path, monkeypatch):
+    """Only scoring is shared; all that would write the same files twice is refused. The run that
+    follows alone takes the scores and ends like one that made its own."""
+    script = tmp_path / "script.py"
+    script.write_text(SHARED)
+    done = run_together(2, script, folders[2], tmp_path / "run", TESTS)
+    assert done.returncode == 0, done.stderr
+    refused = "Each of 2 processes would do this and write the same files"
+    for rank in range(2):
+        said = read_json(tmp_path / f"run-{rank}.json")
+        assert list(said) == ["culnig", "demo", "paper", "run", "select", "evaluate"]
+        assert all(refused in sentence for sentence in said.values()), said
+    whole = run_in(tmp_path / "whole")
+    monkeypatch.setattr(stages, "attribute", None)  # nothing is scored again
+    found = run_in(tmp_path / "run")
+    assert set(found.general) == set(whole.general)
+    pd.testing.assert_frame_equal(found.table, whole.table)
 
 
 KILLED = """

@@ -35,7 +35,7 @@ memory runs out, and share questions among processes (see ``attribute``).
 
 from culnig_tl.attribution.methods import gradient_x_activation, integrated_gradients
 from culnig_tl.attribution.passes import answer_probability
-from culnig_tl.attribution.processes import launched
+from culnig_tl.attribution.processes import launched, refuse_company
 from culnig_tl.attribution.streaming import QuestionScores, attribute, attribute_questions
 
 __all__ = [
@@ -46,4 +46,5 @@ __all__ = [
     "gradient_x_activation",
     "integrated_gradients",
     "launched",
+    "refuse_company",
 ]

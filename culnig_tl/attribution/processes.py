@@ -32,6 +32,22 @@ def launched() -> PartialState | None:
     return state if state.num_processes > 1 else None
 
 
+def refuse_company() -> None:
+    """Refuse to do in each of several processes what one of them should do.
+
+    Raises:
+        InvalidInputError: several processes were launched together.
+    """
+    state = launched()
+    if state is not None:
+        raise InvalidInputError(
+            f"Each of {state.num_processes} processes would do this and write the same files: only "
+            "scoring is shared among processes, so score under torchrun first (culnig-tl score "
+            "MODEL ROWS --out RUN/scores/cultural.safetensors; likewise recognition, and control "
+            "with --clamp) and start this alone; a run takes the scores that lie in its folder."
+        )
+
+
 def share(batches: Sequence[Batch], state: PartialState) -> list[Batch]:
     """This process's prompts: every ``num_processes``-th, with the padding of their batch.
 

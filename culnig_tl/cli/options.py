@@ -12,6 +12,7 @@ from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
 import culnig_tl as ct
+from culnig_tl.attribution import refuse_company
 from culnig_tl.errors import CulnigError, InvalidInputError
 from culnig_tl.questions import Split
 
@@ -46,9 +47,14 @@ SITES = {"default": ct.DEFAULT_SITES, "paper": ct.PAPER_SITES}
 
 
 @contextmanager
-def plain_errors(kept: Path | None = None) -> Iterator[None]:
-    """A user's mistake becomes one sentence; ctrl-C says what is kept."""
+def plain_errors(kept: Path | None = None, *, shared: bool = False) -> Iterator[None]:
+    """A user's mistake becomes one sentence; ctrl-C says what is kept.
+
+    What several processes do not share (``shared``) is refused in all but a single one.
+    """
     try:
+        if not shared:
+            refuse_company()
         yield
     except CulnigError as error:
         ERRORS.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)

@@ -59,7 +59,7 @@ def score(
     cultural.safetensors
     """
     kept = out.with_name(out.name + ".checkpoint")
-    with plain_errors(kept=kept):
+    with plain_errors(kept=kept, shared=True):
         state = launched()
         if state is not None and device is None:
             device = str(state.device)

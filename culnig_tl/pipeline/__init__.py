@@ -19,6 +19,10 @@ give ``general ×2``, ``random ×2`` and so on.
 
 A run that was stopped goes on where it was when it is called again with the same settings; other
 settings in the same folder are an error, never a mixture.
+
+Only scoring is shared by several processes. Score with those first, as ``culnig-tl score`` does,
+into ``scores/`` of the run's folder: ``cultural``, ``control`` (clamped) and ``recognition``. A run
+in one process then checks that they are what it would make itself, and goes on from there.
 """
 
 from culnig_tl.pipeline.method import atlas_benchmarks, culnig

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from culnig_tl.attribution import refuse_company
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation import Mode, culture_effects, summarise
 from culnig_tl.hooks import DEFAULT_SITES, HookedModel
@@ -75,8 +76,8 @@ def culnig(
         progress: show progress bars.
 
     Raises:
-        InvalidInputError: rows that cannot be used, a number of cards below 0, or a folder with a
-            run of other settings.
+        InvalidInputError: rows that cannot be used, a number of cards below 0, a folder with a run
+            of other settings or other scores, or several processes.
         UnwritableError: the folder cannot be written.
 
     Example:
@@ -87,6 +88,7 @@ def culnig(
         >>> run.table["condition"].tolist()
         ['original', 'general', 'random']
     """
+    refuse_company()
     out = Path(out)
     if n_cards < 0:
         raise InvalidInputError(f"n_cards is {n_cards}; give a number of cards from 0 up.")
@@ -110,7 +112,7 @@ def culnig(
     ) | met(model, data, tests, culture_test)
     claim(out, settings)
 
-    scores = scores_of(out / "scores", model, data, sites, token_budget, progress)
+    scores = scores_of(out / "scores", model, data, settings, token_budget, progress)
     general = culture_general(
         *scores.values(), **settings["general"], recognition_top=recognition_top
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
@@ -10,6 +11,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from culnig_tl.attribution import attribute
+from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation import Mode
 from culnig_tl.evaluation.answers import NOTHING, answers, labelled
 from culnig_tl.evaluation.summary import BETWEEN, LAYER_MATCHED
@@ -20,31 +22,58 @@ from culnig_tl.questions import Batch, batches, for_model
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import random_neurons
 
+_SCORED: dict[str, Any] = {
+    "method": "gradient_x_activation",
+    "pool": "max",
+    "padding": "ignore",
+    "weight": "probability",
+}
+
 
 def scores_of(
     folder: Path,
     model: HookedModel,
     data: Mapping[str, Dataset],
-    sites: Sequence[str],
+    settings: Mapping[str, Any],
     token_budget: int,
     progress: bool,
 ) -> dict[str, NeuronScores]:
-    """Scores of each data set, read where they are kept and made where they are not."""
+    """Scores of each data set, read where they are kept and made where they are not.
+
+    Raises:
+        InvalidInputError: scores are kept there that this run would not make.
+    """
     found = {}
     for name, rows in data.items():
         path = folder / f"{name}.safetensors"
+        options = {**_SCORED, "sites": settings["sites"], "clamp": name == "control"}
         if not path.exists():
             attribute(
                 model,
                 rows,
-                sites=sites,
-                clamp=name == "control",
+                **options,
                 token_budget=token_budget,
                 checkpoint=folder / f"{name}.checkpoint",
                 progress=name if progress else False,
             ).save(path)
         found[name] = NeuronScores.load(path)
+        known = {"model": settings["model"]["fingerprint"], "data": settings["data"][name]}
+        _check_source(path, found[name].source, {**options, **known})
     return found
+
+
+def _check_source(path: Path, source: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = [
+        f"{key} is {source.get(key)!r}, not {value!r}"
+        for key, value in wanted.items()
+        if source.get(key) != value
+    ]
+    if different:
+        raise InvalidInputError(
+            f"{path} holds other scores than this run would make ({', '.join(different)}); make "
+            "them of the same rows, model, type of weights and sites, clamped on the control only, "
+            "or delete the file."
+        )
 
 
 def conditions_of(
