@@ -516,6 +516,17 @@ def test_a_folder_that_is_not_there_or_holds_something_else_is_a_sentence(tmp_pa
         load_benchmark("blend", split="test", data_dir=tmp_path)
 
 
+def test_topics_are_asked_for_by_name_and_an_unknown_one_lists_the_known():
+    every = load_benchmark("atlas", split="identify", cultures=["Iran"])
+    food = load_benchmark("atlas", split="identify", cultures=["Iran"], topics=["Food"])
+    assert food.to_list() == [row for row in every.to_list() if row["topic"] == "Food"]
+    assert 0 < len(food) < len(every)
+    with pytest.raises(UnknownNameError, match=r"atlas has no topic 'food'; it has .*Food"):
+        load_benchmark("atlas", split="identify", topics=["Sport", "food"])
+    with pytest.raises(UnknownNameError, match=r"no topic 'Food'; it has none\."):
+        load_benchmark("countryrc", split="test", topics=["Food"])
+
+
 def test_a_template_that_asks_for_an_unknown_field_lists_the_known(written):
     with pytest.raises(UnknownNameError, match=r"asks for 'passage'; these .* have .*question"):
         load_benchmark(

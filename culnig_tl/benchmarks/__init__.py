@@ -69,6 +69,7 @@ def load_benchmark(
     split: Split,
     data_dir: str | Path | None = None,
     cultures: Sequence[str] | None = None,
+    topics: Sequence[str] | None = None,
     limit: int | None = None,
     seed: int = 0,
     revision: str | None = None,
@@ -88,6 +89,7 @@ def load_benchmark(
             ``"test"`` is ``"all"``.
         data_dir: the folder of that benchmark's files; None fetches them from the hub.
         cultures: only these, in any benchmark's spelling; None takes all.
+        topics: only these, as the benchmark names them; None takes all.
         limit: at most so many rows, drawn with ``seed`` and kept in their order.
         seed: seed of the draw.
         revision: commit, branch or tag of the hub's repository; None takes the pinned commit where
@@ -99,7 +101,7 @@ def load_benchmark(
         Every question in every wording, in the schema of ``questions``.
 
     Raises:
-        UnknownNameError: an unknown benchmark or culture; the known ones are listed.
+        UnknownNameError: an unknown benchmark, culture or topic; the known ones are listed.
         MissingFileError: files that are not in ``data_dir``, or a hub out of reach.
         InvalidInputError: a limit below 1, a record that cannot be used, no templates in the list,
             or templates for atlas.
@@ -121,7 +123,11 @@ def load_benchmark(
     source = Source(None if data_dir is None else Path(data_dir).expanduser(), revision)
     rows = _rows(name, split, source, templates)
     if cultures is not None:
-        rows = _of_cultures(rows, cultures, name)
+        rows = _only(
+            rows, "culture", {culture_name(culture): culture for culture in cultures}, name
+        )
+    if topics is not None:
+        rows = _only(rows, "topic", {topic: topic for topic in topics}, name)
     return rows if limit is None else drawn(rows, limit, seed)
 
 
@@ -148,14 +154,15 @@ def _rows(
     return rows
 
 
-def _of_cultures(rows: Dataset, cultures: Sequence[str], name: str) -> Dataset:
-    known = list(dict.fromkeys(rows["culture"]))
-    asked = {culture_name(culture): culture for culture in cultures}
-    if unknown := [spelling for culture, spelling in asked.items() if culture not in known]:
+def _only(rows: Dataset, column: str, asked: Mapping[str, str], name: str) -> Dataset:
+    """The rows that have one of the values asked for, each by its name and as the user spelt it."""
+    known = list(dict.fromkeys(rows[column]))
+    if unknown := [spelling for value, spelling in asked.items() if value not in known]:
         raise UnknownNameError(
-            f"{name} has no culture {', '.join(map(repr, unknown))}; it has {', '.join(known)}."
+            f"{name} has no {column} {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(filter(None, known)) or 'none'}."
         )
-    return rows.select([i for i, culture in enumerate(rows["culture"]) if culture in asked])
+    return rows.select([i for i, value in enumerate(rows[column]) if value in asked])
 
 
 def drawn(rows: Dataset, limit: int, seed: int) -> Dataset:

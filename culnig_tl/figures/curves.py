@@ -104,8 +104,8 @@ def threshold_sweep(sweep: pd.DataFrame) -> go.Figure:
     )
     figure.update_layout(
         layout("How much the set hangs on each threshold"),
-        height=155 + 130 * len(rows),
-        margin_t=105,
+        height=(155 if "accuracy" in rows else 130) + 130 * len(rows),
+        margin_t=105 if "accuracy" in rows else 80,
         legend=LEGEND | {"y": 1 + 25 / (130 * len(rows))},
     )
     figure.update_annotations(font={"size": 13, "color": TEXT})

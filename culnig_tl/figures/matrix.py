@@ -20,6 +20,7 @@ _CHANGES = {
 _VALUES_SHOWN_UP_TO = 20
 _OWN = {"color": "#E69F00", "width": 2.5}
 _KIN = {"color": "#7a7a7a", "width": 1.5}
+_TESTED = "culture tested (orange: the masked one itself; grey: its kin)"
 
 
 def culture_matrix(
@@ -93,7 +94,7 @@ def culture_matrix(
             for outline in _outline(tested, masked, group, line)
         ],
     )
-    figure.update_xaxes(axis("culture tested"), type="category", tickangle=-40, showgrid=False)
+    figure.update_xaxes(axis(_TESTED), type="category", tickangle=-40, showgrid=False)
     return figure.update_yaxes(
         axis("culture masked"), type="category", autorange="reversed", showgrid=False
     )

@@ -39,13 +39,16 @@ def write(path: str | Path, *, title: str, body: str) -> Path:
 
 
 def number(value: float, form: str = ".3g") -> str:
-    """A number with a true minus sign, or a dash where there is none.
+    """A number with a true minus sign, or a dash where there is none; zero has no sign.
 
     Example:
-        >>> number(-0.25, ".2f"), number(float("nan"))
-        ('\u22120.25', '\u2013')
+        >>> number(-0.25, ".2f"), number(-1e-9, "+.2f"), number(float("nan"))
+        ('\u22120.25', '0.00', '\u2013')
     """
-    return "\N{EN DASH}" if np.isnan(value) else format(value, form).replace("-", _MINUS)
+    if np.isnan(value):
+        return "\N{EN DASH}"
+    text = format(value, form)
+    return (text if float(text) else text.lstrip("+-")).replace("-", _MINUS)
 
 
 def named(name: str) -> str:
