@@ -542,6 +542,10 @@ def test_a_text_serves_as_a_template_of_letters_or_digits(written):
     assert letters["options"][0] == ["A", "B", "C", "D"]
     assert digits["options"][0] == ["1", "2", "3", "4"]
     assert letters["template"][0] == "own-1"
+    alone = load_benchmark("blend", split="all", data_dir=written["blend"], templates="{prompt}")
+    assert alone["template"][0] == "own-1"
+    with pytest.raises(InvalidInputError, match="templates is empty; give at least one"):
+        load_benchmark("blend", split="all", data_dir=written["blend"], templates=[])
 
 
 def test_the_embedded_benchmark_takes_no_files_and_no_wordings():

@@ -135,11 +135,17 @@ def _read_tsv(path: Path) -> pd.DataFrame:
 
 
 def _text_table(path: Path, **options: Any) -> pd.DataFrame:
-    frame = pd.read_csv(path, keep_default_na=False, dtype=str, encoding="utf-8-sig", **options)
-    # Of rows that are longer than the first line, pandas takes the first cells for an index.
-    if frame.index.nlevels > 1 or not frame.index.equals(pd.RangeIndex(len(frame))):
-        raise ValueError("its rows have more cells than its first line has names")
-    return frame
+    """Cells as they are written, under the names of the first line; columns without name are left
+    out.
+
+    The first line is read as the others are: pandas renames names that repeat, and takes the first
+    cells of longer rows for an index.
+    """
+    lines = pd.read_csv(
+        path, header=None, keep_default_na=False, dtype=str, encoding="utf-8-sig", **options
+    )
+    lines = lines.loc[:, lines.iloc[0] != ""]
+    return lines.iloc[1:].reset_index(drop=True).set_axis(lines.iloc[0].to_list(), axis=1)
 
 
 def _read_json(path: Path) -> pd.DataFrame:

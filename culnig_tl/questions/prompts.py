@@ -109,10 +109,14 @@ def rows_of(
         Answer: B
     """
     items = list(items)
-    if wrong := [item.id for item in items if not 0 <= item.answer < len(item.options) <= _MOST]:
+    if wrong := [
+        number
+        for number, item in enumerate(items)
+        if not 0 <= item.answer < len(item.options) <= _MOST
+    ]:
         raise InvalidInputError(
-            f"{len(wrong)} of {len(items)} items have no right option among 1 to {_MOST}: "
-            f"{', '.join(map(repr, wrong))}; give answer as a position in options, from 0."
+            f"{len(wrong)} of {len(items)} items (items {ranges(wrong)}) have no right option "
+            f"among 1 to {_MOST}; give answer as a position in options, from 0."
         )
     return [_row(item, template, benchmark) for template in templates for item in items]
 
