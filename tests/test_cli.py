@@ -106,12 +106,13 @@ def test_run_writes_everything_that_a_run_has(
     code, shown = invoke(
         *("run", "atlas", "--cultural", rows_file, "--control", control_file),
         *("--recognition", "atlas-countries:identify", "--benchmark", f"mine={rows_file}"),
-        *("--out", out, "--n-random", 2, "--quiet"),
+        *("--out", out, "--n-random", 2, "--cards", 1, "--quiet"),
     )
     assert code == 0, shown
     assert "mine" in shown
     for name in ("settings.json", "table.csv", "report.html", "neurons/general.json"):
         assert (out / name).is_file()
+    assert len(list((out / "cards").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -219,6 +220,9 @@ def test_the_demo_writes_scores_neurons_table_and_report(demo_folder: Path) -> N
     assert len(list((demo_folder / "neurons" / "specific").glob("*.json"))) == 16
     report = (demo_folder / "report.html").read_text(encoding="utf-8")
     assert "planted" in report
+    assert len(list((demo_folder / "cards").iterdir())) == 12
+    assert report.count("What it writes") == 12
+    assert 'id="doses"' in report
     assert not list(demo_folder.rglob("*.part"))
 
 

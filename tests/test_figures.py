@@ -11,6 +11,7 @@ import torch
 
 from culnig_tl import figures
 from culnig_tl.errors import InvalidInputError
+from culnig_tl.evaluation.bootstrap import STAR
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import random_neurons
@@ -318,6 +319,32 @@ def test_bars_are_the_table(table, value):
         np.testing.assert_array_equal(bar.y, rows[value])
         np.testing.assert_allclose(bar.y + bar.error_y.array, rows[f"{value}_high"])
         np.testing.assert_allclose(bar.y - bar.error_y.arrayminus, rows[f"{value}_low"])
+
+
+def test_a_star_stands_above_a_drop_that_beats_random_neurons(table):
+    """Where accuracy has p < 0.05, and with the bars of its condition."""
+    tested = table.assign(p_value=float("nan"))
+    general = tested["condition"] == "general"
+    p_values = [STAR - 1e-3, STAR]  # of the two benchmarks
+    tested.loc[general, "p_value"] = p_values
+    figure = figures.comparison_bars(tested)
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    (stars,) = (trace for trace in figure.data if trace.type == "scatter")
+    first = tested[general].iloc[0]
+    assert [html.unescape(name) for name in stars.x] == [first["benchmark"]]
+    assert stars.y.tolist() == [first["accuracy_high"]]
+    assert (stars.text, stars.mode) == ("*", "text")
+    (above,) = (bar for bar in bars if bar.offsetgroup == stars.offsetgroup)
+    assert (above.name, above.legendgroup) == ("general", stars.legendgroup)
+    title = html.unescape(figure.layout.title.text)
+    assert title.endswith("*: p < 0.05 against random neurons")
+    said = [data[4] for bar in bars for data in bar.customdata]
+    assert said.count("<br>p = 0.049 against random neurons") == 1
+    assert len([text for text in said if text]) == general.sum()
+    for other in (tested.assign(p_value=0.06), table):
+        assert all(trace.type == "bar" for trace in figures.comparison_bars(other).data)
+    probability = figures.comparison_bars(tested, value="probability")
+    assert all(trace.type == "bar" for trace in probability.data)  # p is of accuracy
 
 
 @pytest.mark.usefixtures("as_for_a_user")

@@ -5,6 +5,7 @@ from typing import Literal
 import pandas as pd
 
 from culnig_tl import figures
+from culnig_tl.evaluation.bootstrap import STAR
 from culnig_tl.pipeline import Run
 from culnig_tl.report import words
 from culnig_tl.report.page import figure, number, paragraph, section
@@ -21,7 +22,8 @@ def comparison(run: Run) -> str:
         name="comparison",
         says=f"Bars of accuracy. {said}.",
         caption="Culture-general neurons should pull down the cultural benchmark and leave the "
-        "others where they are; random neurons should do nothing. Lines are 95 % intervals.",
+        "others where they are; random neurons should do nothing. Lines are 95 % intervals. "
+        f"A star: a drop larger than that of random neurons (p < {STAR:g}, paired bootstrap).",
     )
 
 

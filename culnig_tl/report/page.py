@@ -61,7 +61,7 @@ figcaption { color: var(--soft); max-width: 44rem; font-size: 0.95rem; }
 .plot { width: 100%; min-width: 38rem; }
 pre { background: var(--band); padding: 0.9rem 1.1rem; overflow-x: auto; font-size: 0.9rem; }
 .plot :is(text[class$="title"], [class$="tick"] text, .cbtitle text, .cbaxis text, .legendtext,
-  .annotation-text) { fill: var(--ink) !important; }
+  .annotation-text, .textpoint text) { fill: var(--ink) !important; }
 a { color: inherit; }
 h3 { font-size: 1.1rem; margin: 0.4rem 0; overflow-wrap: anywhere; }
 .neuron { display: none; border: 1px solid var(--line); padding: 0.6rem 1.1rem 1rem;

@@ -3,11 +3,11 @@
 import pandas as pd
 
 from culnig_tl.atlas import answer_key
+from culnig_tl.evaluation.bootstrap import STAR
 from culnig_tl.pipeline import Run
 from culnig_tl.report.page import number
 
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_CLEAR_P = 0.05
 _VISIBLE_POINTS = 0.05
 
 
@@ -60,7 +60,7 @@ def _comparison(run: Run) -> str:
     p_value = float(_of(rows, "general")["p_value"])
     if pd.isna(p_value):
         verdict = "Whether random neurons would do the same was not measured"
-    elif p_value < _CLEAR_P:
+    elif p_value < STAR:
         verdict = f"That is a clearer drop than random neurons cause (p = {p_value:.4f})"
     else:
         verdict = (
