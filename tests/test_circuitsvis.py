@@ -252,3 +252,12 @@ def test_a_browser_shows_2000_tokens_exactly(tmp_path):
         assert page.locator(".colored-tokens").evaluate_all("all => all[0].textContent") == (
             "".join(tokens)
         )
+
+
+@pytest.mark.browser
+def test_in_jupyterlab_one_result_is_drawn_in_every_cell_that_shows_it(jupyterlab):
+    make = "import culnig_tl as ct\nshown = ct.colored_tokens(['<bos>', 'a<b'], [0.5, -1.0])\nshown"
+    with jupyterlab.opened(jupyterlab.write("circuitsvis.ipynb", [make, "shown"])) as page:
+        page.locator(".colored-tokens").nth(1).wait_for()
+        assert page.locator(".colored-tokens").evaluate_all(TOKENS) == [["<bos>", "a<b"]] * 2
+        keep_screenshot(page, "circuitsvis_jupyterlab")
