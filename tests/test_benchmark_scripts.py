@@ -1,25 +1,134 @@
-"""The benchmark of attribution runs; a model this small says nothing about its figures."""
+"""The benchmarks run; models this small say nothing about their figures."""
 
+import argparse
+import importlib
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
-SCRIPT = Path(__file__).parent / "benchmarks" / "attribution.py"
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parent / "benchmarks"
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Cells of all tables."""
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+
+
+def first(cell: str) -> float:
+    """The median in a cell."""
+    return float(cell.split()[0])
+
+
+def run(script: str, *options: object) -> str:
+    """What a script prints."""
+    command = [sys.executable, str(SCRIPTS / script), *map(str, options)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def attribution(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module("attribution")
 
 
 def test_attribution_reports_every_goal_with_what_was_measured(tmp_path: Path):
     out = tmp_path / "RESULTS.md"
-    command = [sys.executable, str(SCRIPT), "--tiny", "--repeats", "1", "--out", str(out)]
+    out.write_text("# Cost of attribution\n\nold\n\n# Another\n\nkept\n")
 
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    printed = run("attribution.py", "--tiny", "--repeats", 1, "--out", out)
 
-    assert done.returncode == 0, done.stderr
-    assert out.read_text() in done.stdout
-    lines = [line.strip("| ").split(" | ") for line in out.read_text().splitlines()]
-    rows = [cells for cells in lines if cells[-1] in ("yes", "**no**")]
+    sections = re.split(r"^(?=# )", out.read_text(), flags=re.MULTILINE)[1:]
+    assert sections[0].strip() == printed.strip()
+    assert sections[1] == "# Another\n\nkept\n"
+    rows = [cells for cells in rows_of(printed) if cells[-1] in ("yes", "**no**")]
     assert [goal for _, goal, _, _ in rows] == ["1.10", "1.30", "1.05", "0.60", "1.03"]
     for _, goal, measured, met in rows:
-        assert float(measured.split()[0]) > 0
-        assert (met == "yes") == (float(measured.split()[0]) <= float(goal)) or (
+        assert first(measured) > 0
+        assert (met == "yes") == (first(measured) <= float(goal)) or (
             measured.split()[0] == goal  # rounded
         )
+    of_floor, of_attribution = (
+        cells for cells in rows_of(printed) if len(cells) == 7 and "(" in cells[1]
+    )
+    assert of_floor[0] == "floor"
+    for cells in (of_floor, of_attribution):
+        assert all(first(cell) > 0 for cell in cells[1:4])
+
+
+@pytest.mark.parametrize("backend", ["hooked", "bridge"])
+def test_matrix_work_is_that_of_the_formula(attribution: ModuleType, backend: str):
+    """Two operations for every weight of a matrix and token, and the two products of attention;
+    backward as many for the gradient of what a matrix reads, of weights none, and twice as many
+    for a product of attention, which reads two things."""
+    shape = attribution.SHAPES["tiny"]
+    model = attribution.random_model(shape, backend, "cpu", torch.float32)
+    (batch,) = attribution.random_batches(4, 4, (10, 10), shape["vocab_size"], "cpu")
+    d_model, n_layers, n_tokens = shape["hidden_size"], shape["num_hidden_layers"], 40
+    qkv = 2 * n_tokens * d_model * 2 * d_model  # k and v are half as wide as q
+    output = 2 * n_tokens * d_model * d_model
+    mlp = 2 * n_tokens * d_model * 3 * shape["intermediate_size"]
+    products = 2 * 2 * n_tokens * 10 * d_model
+    unembed = 2 * 4 * d_model * shape["vocab_size"]
+    forward = n_layers * (qkv + output + mlp + products) + unembed
+    backward = forward + n_layers * products
+
+    def counted(run, **options):
+        return attribution.matrix_work(partial(run, model, [batch], **options))
+
+    assert counted(attribution.forward) == forward
+    assert counted(attribution.floor) == forward + backward
+    # the graph begins behind the first queries, keys and values
+    assert counted(attribution.attribute, progress=False) == forward + backward - qkv
+
+
+def test_on_a_gpu_seconds_and_memory_are_those_of_torch(
+    attribution: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    """torch.cuda is stood in for: no GPU is needed, and none was used."""
+    calls = []
+    stand_ins = {
+        "synchronize": lambda: calls.append("wait"),
+        "reset_peak_memory_stats": lambda: calls.append("reset"),
+        "memory_allocated": lambda: 3 * 2**20,
+        "max_memory_allocated": lambda: 10 * 2**20,
+        "get_device_name": lambda: "a GPU",
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    model = attribution.random_model(attribution.SHAPES["tiny"], "hooked", "cpu", torch.bfloat16)
+    model.cfg.device = "cuda"
+
+    (costs,) = attribution.alternate(model, [lambda: calls.append("run")], 2)
+
+    assert calls == ["run"] + ["reset", "wait", "run", "wait"] * 2
+    assert [cost.peak for cost in costs] == [7, 7]
+    assert all(cost.seconds > 0 for cost in costs)
+    assert attribution.processor("cuda:0") == "a GPU"
+    arguments = argparse.Namespace(device="cuda:0", backend="bridge")
+    assert attribution.title(arguments) == "# Cost of attribution on a GPU, bridge"
+
+
+def test_bfloat16_reports_errors_ranks_and_selections(tmp_path: Path):
+    out = tmp_path / "RESULTS.md"
+
+    printed = run("bfloat16.py", "--seeds", 1, "--prompts", 6, "--steps", 2, "--out", out)
+
+    assert out.read_text().strip() == printed.strip()
+    rows = rows_of(printed)
+    sites = [cells for cells in rows if "hook_" in cells[2]]
+    assert len(sites) == 2 * 2 * 4
+    for *_, error, rank in sites:
+        assert 0 < first(error) < 0.2  # 8 bits of 1/256 each, some dozen products long
+        assert first(rank) > 0.9
+    selected = [cells for cells in rows if cells[2] in ("paper's shares", "5 x")]
+    assert len(selected) == 2 * 2 * 2
+    assert all(first(number) > 0 and first(jaccard) > 0.5 for *_, number, jaccard in selected)

@@ -1,7 +1,8 @@
 """Cost of attribution against the passes that it cannot do without.
 
     python tests/benchmarks/attribution.py [--out tests/benchmarks/RESULTS.md]
-    python tests/benchmarks/attribution.py --device cuda --dtype bfloat16 --shape llama-3.1-8b
+    python tests/benchmarks/attribution.py --device cuda --dtype bfloat16 --shape llama-3.1-8b \\
+        [--backend bridge] [--out tests/benchmarks/RESULTS.md]
 
 A random Llama reads random prompts of 100 to 140 tokens in batches of 16. The floor is one forward
 pass, of which the last position is unembedded, and one backward pass to the embeddings, with frozen
@@ -10,7 +11,10 @@ that of two neighbours, so that other work on the machine changes both alike.
 
 On a CPU each measurement is a process of its own, forked after loading, of one thread: CPU seconds,
 and peak memory above the model, which Linux tells. On a GPU: seconds, and torch's own peak.
-Figures are medians with the smallest and largest.
+Matrix work is what torch counts in the products of a run, padding included; its share of the matrix
+rate is its time at the speed of plain products of two square matrices of the same type on the same
+device, measured in turn with the run, over the time of the run. Figures are medians with the
+smallest and largest.
 """
 
 import argparse
@@ -21,17 +25,19 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import results
 import torch
 from memory_of_mlp_weights import fresh_peak, peak_above
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from culnig_tl.attribution import attribute, integrated_gradients
-from culnig_tl.files import replacing
 from culnig_tl.hooks import DEFAULT_SITES, last_logits, scaled_neurons, site_shape
 from culnig_tl.models import bridge, hooked
 from culnig_tl.neurons import NeuronSet
@@ -67,6 +73,9 @@ SHAPES: dict[str, dict[str, int]] = {
         "vocab_size": 100,
     },
 }
+SIDES = {"small": 1024, "llama-3.1-8b": 8192, "tiny": 64}
+"""Of the square matrices whose products show the matrix rate."""
+N_PRODUCTS = 10
 FOR_SCALING = SHAPES["small"] | {"hidden_size": 128, "vocab_size": 1000}
 
 
@@ -93,7 +102,9 @@ def random_model(shape: dict[str, int], backend: str, device: str, dtype: torch.
     else:
         model = hooked.convert(llama, device=device, dtype=dtype)
     model.cfg.model_name = "a random Llama"
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    site_shape(model, SITE)  # found once a model, by a short pass that no run should take
+    return model
 
 
 def random_batches(
@@ -147,6 +158,40 @@ def forward(model: Any, batches: Sequence[Batch], neurons: NeuronSet | None = No
                     last_logits(model, batch.tokens, batch.mask)
 
 
+def products(model: Any, side: int) -> None:
+    """Plain matrix products of the model's type, on its device."""
+    one, other = (
+        torch.ones(side, side, dtype=model.cfg.dtype, device=model.cfg.device) for _ in range(2)
+    )
+    for _ in range(N_PRODUCTS):
+        torch.matmul(one, other)
+
+
+class MatrixWork(TorchDispatchMode):
+    """Counts floating-point operations of matrix products, by torch's own formulas.
+
+    Torch's FlopCounterMode also tells modules apart, which ``torch.autograd.grad`` does not allow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            count = flop_registry[func.overloadpacket]
+            self.operations += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def matrix_work(run: Run) -> int:
+    """Floating-point operations of a run's matrix products, padding included."""
+    with MatrixWork() as work:
+        run()
+    return work.operations
+
+
 def measure(model: Any, run: Run) -> Cost:
     """Cost of one run."""
     if str(model.cfg.device).startswith("cuda"):
@@ -176,7 +221,6 @@ def _gpu_clock() -> float:
 
 
 def _in_process(model: Any, run: Run, connection: Any) -> None:
-    site_shape(model, SITE)  # found once a model, by a short pass
     for weight in model.parameters():
         weight.sum()  # every page of the weights is in this process before counting starts
     held, start = fresh_peak(), time.process_time()
@@ -186,7 +230,10 @@ def _in_process(model: Any, run: Run, connection: Any) -> None:
 
 
 def alternate(model: Any, runs: Sequence[Run], repeats: int) -> list[list[Cost]]:
-    """Costs of each run; the runs take turns."""
+    """Costs of each run; the runs take turns, on a GPU after one that is not counted."""
+    if str(model.cfg.device).startswith("cuda"):
+        for run in runs:
+            run()
     turns = [[measure(model, run) for run in runs] for _ in range(repeats)]
     return [list(costs) for costs in zip(*turns, strict=True)]
 
@@ -197,10 +244,14 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f}..{high:.{digits}f})"
 
 
-def goals(model: Any, batches: Sequence[Batch], repeats: int) -> list[str]:
+def goals(model: Any, batches: Sequence[Batch], side: int, repeats: int) -> list[str]:
     """The table of ratios, and what floor and attribution cost in themselves."""
-    score = partial(attribute, model, batches, progress=False)
-    low, scored = alternate(model, [partial(floor, model, batches), score], repeats)
+    runs: dict[str, Run] = {
+        "floor": partial(floor, model, batches),
+        "attribution at four sites": partial(attribute, model, batches, progress=False),
+    }
+    plain = partial(products, model, side)
+    low, scored, multiplied = alternate(model, [*runs.values(), plain], repeats)
     n_layers = model.cfg.n_layers
     some = [(layer, neuron) for layer in range(n_layers) for neuron in range(8)]
     neurons = NeuronSet.of(dict.fromkeys(DEFAULT_SITES, some))
@@ -238,7 +289,14 @@ def goals(model: Any, batches: Sequence[Batch], repeats: int) -> list[str]:
         "|---|---|---|---|",
         *(_goal_row(name, values, goal) for name, values, goal in table),
         "",
-        *_absolute(sum(int(batch.mask.sum()) for batch in batches), low, scored),
+        *_absolute(
+            sum(int(batch.mask.sum()) for batch in batches),
+            {name: matrix_work(run) for name, run in runs.items()},
+            [low, scored],
+            [matrix_work(plain) / cost.seconds for cost in multiplied],
+        ),
+        "",
+        f"Matrix rate: that of products of two {side} x {side} matrices.",
     ]
 
 
@@ -273,7 +331,7 @@ def report(arguments: argparse.Namespace) -> str:
     lengths = (10, 14) if tiny else (100, 140)
     n_prompts, size = (8, 4) if tiny else (64, 16)
     batches = random_batches(n_prompts, size, lengths, shape["vocab_size"], device)
-    lines = goals(model, batches, arguments.repeats)
+    lines = goals(model, batches, SIDES[arguments.shape], arguments.repeats)
     if not tiny:
         lines += [
             "",
@@ -283,7 +341,7 @@ def report(arguments: argparse.Namespace) -> str:
         lines += scaling(device, dtype, arguments.backend, arguments.repeats)
     return "\n".join(
         [
-            "# Cost of attribution",
+            title(arguments),
             "",
             f"- command: `python {shlex.join(sys.argv)}`",
             f"- processor: {processor(device)}; Python {platform.python_version()}, "
@@ -300,6 +358,12 @@ def report(arguments: argparse.Namespace) -> str:
     )
 
 
+def title(arguments: argparse.Namespace) -> str:
+    """A section for the CPU, and one a backend for GPUs."""
+    gpu = arguments.device.startswith("cuda")
+    return f"# Cost of attribution{f' on a GPU, {arguments.backend}' if gpu else ''}"
+
+
 def processor(device: str) -> str:
     """Name of the processor or GPU."""
     if device.startswith("cuda"):
@@ -314,15 +378,28 @@ def _goal_row(name: str, values: Sequence[float], goal: float) -> str:
     return f"| {name} | {goal:.2f} | {spread(values)} | {met} |"
 
 
-def _absolute(n_tokens: int, low: Sequence[Cost], scored: Sequence[Cost]) -> list[str]:
+def _absolute(
+    n_tokens: int,
+    work: Mapping[str, int],
+    measured: Sequence[Sequence[Cost]],
+    rates: Sequence[float],
+) -> list[str]:
     lines = [
-        f"| {n_tokens} tokens | seconds | tokens a second | peak above the model, MB |",
-        "|---|---|---|---|",
+        f"| {n_tokens} tokens | seconds | tokens a second | peak above the model, MB | "
+        "matrix work, TFLOP | TFLOP a second | share of the matrix rate |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name, costs in (("floor", low), ("attribution at four sites", scored)):
-        seconds = spread([cost.seconds for cost in costs])
-        rate = spread([n_tokens / cost.seconds for cost in costs], 0)
-        lines.append(f"| {name} | {seconds} | {rate} | {spread([c.peak for c in costs], 0)} |")
+    for (name, operations), costs in zip(work.items(), measured, strict=True):
+        speeds = [operations / cost.seconds for cost in costs]
+        cells = [
+            spread([cost.seconds for cost in costs]),
+            spread([n_tokens / cost.seconds for cost in costs], 0),
+            spread([cost.peak for cost in costs], 0),
+            f"{operations / 1e12:.3g}",
+            spread([speed / 1e12 for speed in speeds], 3),
+            spread([speed / rate for speed, rate in zip(speeds, rates, strict=True)]),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -336,10 +413,7 @@ def _peaks(above: Sequence[Cost], below: Sequence[Cost]) -> list[float]:
 
 def main() -> None:
     """Print the tables, and write them where asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help="also write the tables into this file")
+    parser = results.parser(__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--tiny", action="store_const", const="tiny", dest="shape")
     parser.add_argument("--backend", choices=["hooked", "bridge"], default="hooked")
@@ -348,11 +422,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    text = report(arguments)
-    print(text)
-    if arguments.out:
-        with replacing(arguments.out) as part:
-            part.write_text(text)
+    results.show(report(arguments), arguments.out)
 
 
 if __name__ == "__main__":
