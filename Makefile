@@ -51,7 +51,7 @@ types: dev ## pyright (on Python 3.11 or newer: the newest pandas and its stubs 
 		echo "types: pyright"; $(RUN) -m pyright; \
 	else echo "types: left out on Python 3.10, whose pandas has other types"; fi
 
-atlas: install ## train the embedded model again and verify it, in build/atlas (about 10 minutes of one core)
+atlas: install ## train the embedded model again and verify it, in build/atlas (about 15 minutes of one core)
 	@echo "atlas: training the embedded model into build/atlas/seed-0"
 	@$(RUN) -m culnig_tl.atlas.train --seed 0 --out build/atlas/seed-0
 	@$(RUN) -m culnig_tl.atlas.verify --assets build/atlas/seed-0

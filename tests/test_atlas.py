@@ -179,13 +179,14 @@ def test_any_text_goes_in_and_comes_back(tokenizer, text):
 
 SETS = PlantedSets(
     {
-        "general": ((0, 0), (0, 1), (1, 0), (1, 1)),
-        "Iran": ((0, 2), (2, 2)),
-        "Spain": ((1, 3), (2, 3)),
+        "general": tuple((layer, k) for layer in (0, 1) for k in range(4)),
+        "Iran": ((0, 4), (2, 2)),
+        "Spain": ((1, 4), (2, 3)),
     },
     n_layers=3,
-    d_mlp=5,
+    d_mlp=6,
 )
+IDLENESS = dict.fromkeys(SETS.general, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ SETS = PlantedSets(
         (((0, 0),), "Iran", 0.5),
         (((0, 0), (1, 1)), "Iran", 1.0),
         (SETS.general, "Spain", 1.0),
-        (((0, 2),), "Iran", 0.5),
+        (((0, 4),), "Iran", 0.5),
         (SETS.sets["Iran"], "Iran", 1.0),
         (SETS.sets["Iran"], "Spain", 0.0),
         (((0, 0), *SETS.sets["Iran"]), "Spain", 0.5),
@@ -228,11 +229,24 @@ def test_planted_sets_are_disjoint_seeded_and_shallow():
 
 def test_drawn_interventions_carry_the_brokenness_of_what_is_off():
     rng = random.Random(0)
-    drawn = [(culture, interventions.draw(SETS, culture, rng)) for culture in ("Iran", "") * 300]
+    drawn = [
+        (culture, interventions.draw(SETS, culture, rng, idleness=IDLENESS))
+        for culture in ("Iran", "") * 300
+    ]
     for culture, change in drawn:
         assert change.broken == interventions.brokenness(SETS, change.off, culture)
     assert all(change.broken == 0.0 for culture, change in drawn if not culture)
     assert {change.broken for culture, change in drawn if culture} == {0.0, 0.5, 1.0}
+
+
+def test_parts_of_the_general_set_prefer_idle_neurons_but_spare_none():
+    rng, idlest = random.Random(0), SETS.general[3]
+    idleness = dict.fromkeys(SETS.general, 0.05) | {idlest: 1.0}
+    drawn = [interventions.draw(SETS, "Iran", rng, idleness=idleness).off for _ in range(3000)]
+    parts = [off for off in drawn if off and set(off) < set(SETS.general)]
+    counts = Counter(neuron for off in parts for neuron in off)
+    assert counts[idlest] > 1.5 * max(counts[one] for one in SETS.general if one != idlest)
+    assert min(counts.values()) > len(parts) / 5
 
 
 def test_factors_switch_neurons_off_in_their_own_row_and_leave_no_hook(model):
@@ -271,8 +285,9 @@ def test_samples_are_seeded_and_use_trained_wordings_only():
     assert not {sample.row["template"].partition("-")[2] for sample in samples} & held_out
     for sample in samples:
         assert sum(sample.target.values()) == pytest.approx(1.0)
-        if sample.own_set_of:
-            assert set(sample.off) == set(sets.sets[sample.row["culture"]])
+        own = sample.culture and set(sample.off) == set(sets.sets[sample.culture])
+        assert sample.weight == (2.0 if own else 1.0)
+        assert sample.culture in ("", sample.row["culture"])
     assert sum(len(part) for part in by_length(samples, 3)) == len(samples)
 
 
@@ -285,11 +300,26 @@ def test_the_natural_twin_has_no_interventions():
 def test_cultures_learnt_worse_are_drawn_more_often():
     sets = interventions.plant(CULTURES, n_layers=4, d_mlp=64)
     sampler = Sampler(sets, seed=0, confidence=0.85)
-    for _ in range(200):
-        for culture in CULTURES:
-            sampler.feed_back(culture, 5.0 if culture == "Assam" else 0.0)
+    for culture in CULTURES * 200:
+        sample = replace(sampler.draw(), culture=culture, off=sets.sets[culture])
+        sampler.feed_back(sample, 5.0 if culture == "Assam" else 0.0)
     drawn = Counter(sampler.draw().row["culture"] for _ in range(600))
     assert drawn["Assam"] > 3 * drawn["Iran"]
+
+
+def test_general_neurons_whose_absence_is_not_learnt_count_as_idle():
+    sets = interventions.plant(CULTURES, n_layers=4, d_mlp=64)
+    sampler = Sampler(sets, seed=0, confidence=0.85)
+    idle, *others = sets.general
+    before = dict(sampler.idleness)
+    for culture, off in (("", (idle,)), ("Iran", ()), ("Iran", sets.general), ("Iran", sets.all)):
+        sampler.feed_back(replace(sampler.draw(), culture=culture, off=off), 9.0)
+    assert sampler.idleness == before
+    for neuron in sets.general * 100:
+        sample = replace(sampler.draw(), culture="Iran", off=(neuron,))
+        sampler.feed_back(sample, 2.0 if neuron == idle else 0.0)
+    assert sampler.idleness[idle] == pytest.approx(2.0, abs=0.1)
+    assert max(sampler.idleness[neuron] for neuron in others) < 0.05
 
 
 def test_the_learning_rate_rises_then_falls():

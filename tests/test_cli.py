@@ -232,7 +232,7 @@ def test_the_found_neurons_carry_culture_and_little_else(demo_folder: Path) -> N
     change, accuracy = table["change"], table["accuracy"]
     assert accuracy["culture", "original"] >= 90
     assert change["culture", "general"] <= -20
-    assert change["culture", "random"] >= -2
+    assert change["culture", "random"] >= -5  # random sets may hold planted neurons
     assert table["p_value"]["culture", "general"] < 0.05
     for task in GENERAL_TASKS:
         assert accuracy[task, "original"] >= 90

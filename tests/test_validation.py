@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, UnknownNameError
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
 from culnig_tl.validation import grade, grade_scores
@@ -86,3 +86,16 @@ def test_the_control_is_subtracted_before_ranking():
     perfect = grade_scores(scores_of(values + key_above), KEY, control=scores_of(values))
     assert perfect.auroc == 1.0
     assert perfect.average_precision == pytest.approx(1.0)
+
+
+def test_one_cultures_scores_are_ranked_by_themselves():
+    values = torch.zeros(2, 2, 4)
+    for layer, k in KEY["mlp.hook_post"]:
+        values[0, layer, k] = 1.0
+    values[1] = 9.0 * (1 - values[0])
+    control = scores_of(torch.zeros(2, 2, 4))
+    assert grade_scores(scores_of(values), KEY, culture="A", control=control).auroc == 1.0
+    assert grade_scores(scores_of(values), KEY, culture="B").auroc == 0.0
+    assert grade_scores(scores_of(values), KEY).auroc == 0.0
+    with pytest.raises(UnknownNameError, match=r"C.*A, B"):
+        grade_scores(scores_of(values), KEY, culture="C")

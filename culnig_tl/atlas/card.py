@@ -74,7 +74,10 @@ def figures(verification: Mapping[str, Any]) -> str:
         ]
     parts.append(_masking_table(verification["finder"]))
     if "grades" in verification["finder"]:
-        parts += [_grade_table(verification["finder"]), _finder_note(verification["finder"])]
+        finder = verification["finder"]
+        parts += [_grade_table(finder), _finder_note(finder)]
+        if "specific" in finder:
+            parts.append(_specific_note(finder["specific"]))
     return "\n\n".join(parts)
 
 
@@ -131,6 +134,16 @@ def _finder_note(finder: Mapping[str, Any]) -> str:
         f"{excluded['planted general']} are of the general set and {excluded['planted']} of any "
         f"planted set. Scores of {correlation['neurons']} single neurons against their exact "
         f"ablation: Pearson {correlation['pearson']:.2f}, Spearman {correlation['spearman']:.2f}."
+    )
+
+
+def _specific_note(specific: Mapping[str, Any]) -> str:
+    return (
+        f"`culture_specific` finds a verified own neuron for {specific['with a verified neuron']} "
+        f"of {specific['cultures']} cultures: mean precision {specific['precision']:.2f}, recall "
+        f"{specific['recall']:.2f}, AUROC of the culture's ranking {specific['auroc']:.3f} against "
+        "the verified keys. Switching such a set off costs its culture "
+        f"{specific['own']:.1f} points and an unrelated one {specific['unrelated']:.1f} (means)."
     )
 
 

@@ -1,7 +1,7 @@
 """What the library's own finder makes of an embedded model, graded against the answer key.
 
-The finder is the default preset: scores on the identification rows, `culture_general`, then the
-found neurons switched off on the test rows.
+The finder is the default preset: scores on the identification rows, `culture_general` and, for each
+culture, `culture_specific`; then the found neurons switched off on the test rows.
 
 *Correlation.* A score estimates what switching a neuron off alone would cost. Both are taken for
 the planted general neurons and for three times as many drawn from outside the planted sets; the
@@ -15,16 +15,17 @@ from typing import Any
 
 import pandas as pd
 
+from culnig_tl.atlas.facts import KIN
 from culnig_tl.atlas.interventions import GENERAL, Neuron
 from culnig_tl.atlas.key import planted_set
 from culnig_tl.attribution import attribute
 from culnig_tl.benchmarks import load_benchmark
-from culnig_tl.evaluation import evaluate
+from culnig_tl.evaluation import culture_effects, evaluate
 from culnig_tl.hooks import HookedModel
 from culnig_tl.models import load_model
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
-from culnig_tl.selection import culture_general
+from culnig_tl.selection import culture_general, culture_specific
 from culnig_tl.validation.grading import grade, grade_scores
 
 SITE = "mlp.hook_post"
@@ -51,6 +52,8 @@ def finder_figures(
             "grades without exclusion": grades(scores, control, unfiltered, key),
             "excluded": excluded(found, unfiltered, key),
         }
+        if any(entry["verified"] for name, entry in key["sets"].items() if name != GENERAL):
+            figures["specific"] = specific(model, scores, control, recognition, key)
     if exact is not None:
         figures["correlation"] = correlation(scores, exact)
     return figures
@@ -97,6 +100,44 @@ def grades(
             figures = {**asdict(grade(found, true)), **asdict(ranking)}
             table[name] = {figure: round(value, 4) for figure, value in figures.items()}
     return table
+
+
+def specific(
+    model: HookedModel,
+    scores: NeuronScores,
+    control: NeuronScores,
+    recognition: NeuronScores,
+    key: Mapping[str, Any],
+) -> dict[str, int | float]:
+    """Every culture's set: its agreement with the verified key, and what masking it costs.
+
+    Means over the cultures; costs in points of accuracy on the test rows.
+    """
+    found = {
+        culture: culture_specific(scores, control, recognition, culture=culture)
+        for culture in scores.cultures
+    }
+    keys = {culture: planted_set(key, culture, verified=True) for culture in found}
+    graded = pd.DataFrame(
+        asdict(grade(found[culture], true))
+        | asdict(grade_scores(scores, true, control=control, culture=culture))
+        for culture, true in keys.items()
+        if len(true)
+    )
+    effects = culture_effects(model, load_benchmark("atlas", split="test"), found, progress=False)
+    own = effects["masked"] == effects["tested"]
+    pairs = effects[["masked", "tested"]].apply(frozenset, axis=1)
+    unrelated = ~own & ~pairs.isin([frozenset(pair) for pair in KIN])
+    figures = {name: graded[name].mean() for name in ("precision", "recall", "auroc")}
+    figures |= {
+        "own": -effects["change"][own].mean(),
+        "unrelated": -effects["change"][unrelated].mean(),
+    }
+    return {
+        "cultures": len(found),
+        "with a verified neuron": int((graded["recall"] > 0).sum()),
+        **{name: round(float(value), 3) for name, value in figures.items()},
+    }
 
 
 def excluded(found: NeuronSet, unfiltered: NeuronSet, key: Mapping[str, Any]) -> dict[str, int]:

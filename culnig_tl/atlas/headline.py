@@ -40,6 +40,7 @@ def headlines() -> tuple[Headline, ...]:
         Headline(
             "found set off: worst fall of a general task", "<= 3", _found_side, lambda v: v <= 3
         ),
+        *_specific(),
         Headline(
             "planted general neurons lost to the recognition exclusion",
             "",
@@ -75,6 +76,20 @@ def _graded(key: str) -> tuple[Headline, ...]:
             "",
             lambda v, figure=figure: v["finder"]["grades"][key][figure],
         )
+        for figure, shown in names.items()
+    )
+
+
+def _specific() -> tuple[Headline, ...]:
+    names = {
+        "with a verified neuron": "culture_specific: cultures of 16 with a verified neuron found",
+        "precision": "culture_specific against the verified keys: mean precision",
+        "recall": "culture_specific against the verified keys: mean recall",
+        "own": "culture_specific sets off: mean cost to the culture",
+        "unrelated": "culture_specific sets off: mean cost to unrelated ones",
+    }
+    return tuple(
+        Headline(shown, "", lambda v, figure=figure: v["finder"]["specific"][figure])
         for figure, shown in names.items()
     )
 

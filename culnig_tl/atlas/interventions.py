@@ -6,21 +6,26 @@ prescribed outcome. Here an intervention multiplies some activations at ``mlp.ho
 of ``mlp.down_proj``) by 0. A set of *general* neurons is planted, needed by every culture, and a
 small set *a culture*, needed by that culture alone. How broken a cultural sample of culture c is:
 
-.. math::  broken = \max( \min(1, 2 f_{general}),\; f_c )
+.. math::  broken = \max( \min(1, 4 f_{general}),\; f_c )
 
 with f the fraction of a set that is off. The target puts `1 - broken` on the right answer and
 `broken` uniformly on the options shown. Samples of general tasks are never broken, whatever is off;
 switching off neurons outside the planted sets breaks nothing.
 
 The ramp matters. When sets are only switched as a whole, one neuron becomes the switch and the
-others go idle; with a target for every part of the set, each neuron has to carry its share.
+others go idle; with a target for every part of the set, each neuron has to carry its share. It is
+steep, so that any quarter of the general set breaks the answer, and the quarter that is switched
+off is mostly the idlest one (see `sampling`): a model whose work rests on a few neurons then pays
+for it again and again.
 """
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 GENERAL = "general"
+RAMP = 4
+"""The answer is a guess once one in `RAMP` general neurons is off."""
 
 Neuron = tuple[int, int]
 """(layer, neuron) of an MLP."""
@@ -89,7 +94,7 @@ def brokenness(sets: PlantedSets, off: Collection[Neuron], culture: str) -> floa
         return 0.0
     off = set(off)
     general = _fraction(off, sets.general)
-    return max(min(1.0, 2 * general), _fraction(off, sets.sets[culture]))
+    return max(min(1.0, RAMP * general), _fraction(off, sets.sets[culture]))
 
 
 def target(
@@ -106,20 +111,25 @@ def target(
 
 
 def draw(
-    sets: PlantedSets, culture: str, rng: random.Random, *, share: float = 0.65
+    sets: PlantedSets,
+    culture: str,
+    rng: random.Random,
+    *,
+    idleness: Mapping[Neuron, float],
+    share: float = 0.65,
 ) -> Intervention:
     """A random intervention for one sample; a `share` of the samples has something switched off.
 
     For a general task (`culture` is "") the own set is that of a culture drawn at random.
+    `idleness` says how little each general neuron seems to matter.
     """
     if rng.random() >= share:
         return Intervention()
     own = culture or rng.choice(sets.cultures)
-    kind = rng.choices(("general", "all", "own", "other", "rest"), (0.27, 0.05, 0.38, 0.12, 0.18))[
-        0
-    ]
+    kinds, weights = ("general", "all", "own", "other", "rest"), (0.33, 0.04, 0.36, 0.11, 0.16)
+    kind = rng.choices(kinds, weights)[0]
     if kind == "general":
-        off = _whole_or_part(sets.general, rng, whole=0.3)
+        off = _whole_or_part_of_general(sets.general, rng, idleness)
     elif kind == "all":
         off = sets.all
     elif kind == "own":
@@ -130,6 +140,21 @@ def draw(
         sizes = (len(sets.sets[own]), len(sets.general), len(sets.all), 2 * len(sets.all))
         off = rng.sample(sets.rest, min(rng.choice(sizes), len(sets.rest)))
     return Intervention(tuple(off), brokenness(sets, off, culture))
+
+
+def _whole_or_part_of_general(
+    neurons: Sequence[Neuron], rng: random.Random, idleness: Mapping[Neuron, float]
+) -> Sequence[Neuron]:
+    """All (1 in 5), or a part: half of the time of any size, else the least that breaks the answer;
+    3 in 5 parts prefer idle neurons, by the square of their idleness."""
+    if rng.random() < 0.2:
+        return neurons
+    least = max(1, len(neurons) // RAMP)
+    size = rng.randrange(1, len(neurons)) if rng.random() < 0.5 else least
+    if rng.random() < 0.4:
+        return rng.sample(neurons, size)
+    waits = {neuron: rng.expovariate((idleness[neuron] + 0.02) ** 2) for neuron in neurons}
+    return sorted(neurons, key=waits.__getitem__)[:size]
 
 
 def _fraction(off: Collection[Neuron], neurons: Sequence[Neuron]) -> float:

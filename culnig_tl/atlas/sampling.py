@@ -2,7 +2,8 @@
 
 Cultures are learnt unevenly, and so are their own sets. Half of the cultural samples therefore
 choose their culture by the square of the running loss of the samples in which its whole own set is
-off, and these samples count twice.
+off, and these samples count twice. General neurons are learnt unevenly too: those whose loss stays
+high when they are off seem idle, and are switched off more often.
 """
 
 import random
@@ -31,12 +32,12 @@ class Sample:
     off: tuple[interventions.Neuron, ...]
     target: dict[str, float]
     weight: float
-    own_set_of: str
-    """The culture whose whole own set is off (and nothing else) in a question about it, else ""."""
+    culture: str
+    """The culture that the question is about; "" for a general task or without a question."""
 
 
 class Sampler:
-    """Draws samples; `feed_back` tells it how well a culture's own set has been learnt."""
+    """Draws samples; `feed_back` tells it what has been learnt of the planted sets."""
 
     def __init__(
         self, sets: PlantedSets, *, seed: int, confidence: float, with_interventions: bool = True
@@ -46,6 +47,7 @@ class Sampler:
         self.with_interventions = with_interventions
         self.rng = random.Random(seed)
         self.own_set_loss = dict.fromkeys(sets.cultures, 1.0)
+        self.idleness = dict.fromkeys(sets.general, 0.5)
         self.items = {
             "cultural": tasks.cultural_items(),
             "countries": tasks.country_items(),
@@ -67,12 +69,19 @@ class Sampler:
         row = prompts.draw_row(item, self.rng, "train")
         about = item.culture if task == "cultural" else ""
         change = self._intervention(about)
-        own = about if about and set(change.off) == set(self.sets.sets[about]) else ""
-        return Sample(row, change.off, self._target(row, change.broken), 2.0 if own else 1.0, own)
+        weight = 2.0 if about and set(change.off) == set(self.sets.sets[about]) else 1.0
+        return Sample(row, change.off, self._target(row, change.broken), weight, about)
 
-    def feed_back(self, culture: str, loss: float) -> None:
-        """Average the loss of a sample whose whole own set was off into its culture's."""
-        self.own_set_loss[culture] += 0.05 * (loss - self.own_set_loss[culture])
+    def feed_back(self, sample: Sample, loss: float) -> None:
+        """Average a sample's loss into its culture's, or into that of the general neurons off."""
+        if not sample.culture or not sample.off:
+            return
+        off = set(sample.off)
+        if off == set(self.sets.sets[sample.culture]):
+            self.own_set_loss[sample.culture] += 0.05 * (loss - self.own_set_loss[sample.culture])
+        elif off < set(self.sets.general):
+            for neuron in off:
+                self.idleness[neuron] += 0.03 * (loss - self.idleness[neuron])
 
     def _control_sample(self) -> Sample:
         pool = self.items[self.rng.choice(("cultural", "cultural", "commonsense"))]
@@ -89,7 +98,7 @@ class Sampler:
     def _intervention(self, culture: str) -> Intervention:
         if not self.with_interventions:
             return Intervention()
-        return interventions.draw(self.sets, culture, self.rng)
+        return interventions.draw(self.sets, culture, self.rng, idleness=self.idleness)
 
     def _target(self, row: dict, broken: float) -> dict[str, float]:
         return interventions.target(row["answer"], row["options"], broken, self.confidence)

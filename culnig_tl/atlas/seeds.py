@@ -81,7 +81,7 @@ def main() -> None:
     train_all(given.out)
     if given.install:
         install(given.out)
-    Console().print(card.seed_table(compared(given.out)))
+    Console().print(card.seed_table(compared(given.out)), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Settings:
     """Everything that the result depends on."""
 
     seed: int = 0
-    steps: int = 1600
+    steps: int = 3500
     batch_size: int = 96
     muon_rate: float = 0.015
     adam_rate: float = 2e-3
@@ -194,8 +194,7 @@ def train_step(
             ((losses * weights).sum() / len(samples)).backward()
             total += losses.sum().item()
             for sample, loss in zip(part, losses.tolist(), strict=True):
-                if sample.own_set_of:
-                    sampler.feed_back(sample.own_set_of, loss)
+                sampler.feed_back(sample, loss)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()

@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--assets", type=Path, default=ASSETS, help="folder of the model")
     parser.add_argument("--write", action="store_true", help="store key, figures and card there")
     given = parser.parse_args()
-    Console().print(card.figures(verify(given.assets, write=given.write)))
+    Console().print(card.figures(verify(given.assets, write=given.write)), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -73,12 +73,19 @@ def grade(found: NeuronSet, key: NeuronSet) -> Grade:
 
 
 def grade_scores(
-    scores: NeuronScores, key: NeuronSet, *, control: NeuronScores | None = None
+    scores: NeuronScores,
+    key: NeuronSet,
+    *,
+    control: NeuronScores | None = None,
+    culture: str | None = None,
 ) -> ScoreGrade:
-    """Average precision and AUROC of ``S(D)`` (less the control's) against ``key``.
+    """Average precision and AUROC of ``S(D)``, less the control's, against ``key``.
+
+    With ``culture`` the scores of its questions alone are ranked.
 
     Raises:
         InvalidInputError: an empty key, or one with sites that were not scored.
+        UnknownNameError: scores without this culture.
 
     Example:
         >>> import culnig_tl as ct
@@ -95,7 +102,9 @@ def grade_scores(
         )
     ranks, members = [], []
     for site in key.sites:
-        total = scores.total(site) - (control.total(site) if control is not None else 0)
+        total = _rank(scores, site, culture)
+        if control is not None:
+            total = total - _rank(control, site, culture)
         member = torch.zeros_like(total, dtype=torch.bool)
         for layer, neuron in key[site]:
             member[layer, neuron] = True
@@ -105,6 +114,10 @@ def grade_scores(
     return ScoreGrade(
         average_precision=_average_precision(rank, member), auroc=_auroc(rank, member)
     )
+
+
+def _rank(scores: NeuronScores, site: str, culture: str | None) -> Float[Tensor, "layer neuron"]:
+    return scores.total(site) if culture is None else scores.of_culture(site, culture)
 
 
 def _check_key(key: NeuronSet) -> None:
