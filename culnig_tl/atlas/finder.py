@@ -10,6 +10,7 @@ exact cost is the mean drop of P(answer) on the identification rows.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +126,12 @@ def specific(
         if len(true)
     )
     effects = culture_effects(model, load_benchmark("atlas", split="test"), found, progress=False)
-    own = effects["masked"] == effects["tested"]
-    pairs = effects[["masked", "tested"]].apply(frozenset, axis=1)
-    unrelated = ~own & ~pairs.isin([frozenset(pair) for pair in KIN])
+    cost = {(row["masked"], row["tested"]): -row["change"] for row in effects.to_dict("records")}
     figures = {name: graded[name].mean() for name in ("precision", "recall", "auroc")}
-    figures |= {
-        "own": -effects["change"][own].mean(),
-        "unrelated": -effects["change"][unrelated].mean(),
-    }
+    figures["own"] = sum(cost[culture, culture] for culture in found) / len(found)
+    akin = {(one, other) for pair in KIN for one in pair for other in pair}
+    unrelated = [pair for pair in permutations(found, 2) if pair not in akin]
+    figures["unrelated"] = sum(cost[pair] for pair in unrelated) / len(unrelated)
     return {
         "cultures": len(found),
         "with a verified neuron": int((graded["recall"] > 0).sum()),
