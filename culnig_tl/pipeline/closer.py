@@ -22,7 +22,7 @@ from culnig_tl.validation import dose_response
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 _CARD_PROMPTS = 96
-_DOSE_PROMPTS = 64
+_DOSE_PROMPTS = 48
 _SEED = 0
 
 

@@ -70,7 +70,7 @@ def culnig(
         n_cards: how many of the best culture-general neurons get a whole card. Their cost is one
             forward and backward pass and ``1 + n_cards`` forward passes over at most 96 cultural
             prompts, and a backward pass over 12 prompts a card; the dose response that comes with
-            them takes 7 forward passes over at most 64 prompts of each benchmark. 0 leaves both
+            them takes 7 forward passes over at most 48 prompts of each benchmark. 0 leaves both
             out. No other stage depends on it.
         token_budget: tokens a batch, padding counted.
         progress: show progress bars.

@@ -37,8 +37,10 @@ def doses(run: Run) -> str:
         for benchmark, line in run.doses.groupby("benchmark", sort=False)
     )
     most = int(run.doses["n_questions"].max())
+    plot = figures.dose_response(run.doses)
+    plot.update_layout(height=430, margin_t=110)  # two rows of benchmarks below the title
     return figure(
-        figures.dose_response(run.doses),
+        plot,
         name="doses",
         says=f"Lines of accuracy by factor. {said}.",
         caption="The dose is what the activations of the culture-general neurons are multiplied "
