@@ -65,8 +65,33 @@ def write_blend(folder: Path) -> Path:
         ],
     )
     (folder / "annotations").mkdir()
-    (folder / "annotations" / "US_data.json").write_text('{"Al-en-01": {\n"question": "?"}}')
+    for country, entries in blend_annotations().items():
+        path = folder / "annotations" / f"{country}_data.json"
+        path.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
     return folder
+
+
+def blend_annotations() -> dict[str, dict[str, dict[str, object]]]:
+    """By country and question: a question that nobody answered, one without text, an empty word."""
+
+    def entry(question: str, *groups: list[str]) -> dict[str, object]:
+        listed = [{"answers": g, "en_answers": ["-"], "count": 5 - n} for n, g in enumerate(groups)]
+        idks = {"idk": 5 - len(groups), "no-answer": 0, "not-applicable": 0}
+        return {"question": question, "en_question": "-", "annotations": listed, "idks": idks}
+
+    return {
+        "Iran": {
+            "Al-en-01": entry("صبح چه می‌خورند؟", ["میوه", "ميوه"], ["نان"]),
+            "Al-en-02": entry("چه بازی می‌کنند؟"),
+            "Al-en-03": entry("شب چه می‌کنند؟", ["خواب"]),
+        },
+        "Northern_Nigeria": {"Al-en-02": entry("Wane wasa?", ["kokawa", ""])},
+        "South_Korea": {"Al-en-03": entry("저녁에 무엇을 먹나요?", ["김치", "밥"])},
+        "US": {
+            "Al-en-01": entry("What do people bake in the US?", ["cookie"], ["apple pie", "pie"]),
+            "Al-en-02": entry(" ", ["running"]),
+        },
+    }
 
 
 # --- the others -----------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from culnig_tl.questions.schema import faults_of
 
 WRITERS = {
     "blend": write_blend,
+    "blend-open": write_blend,
     "countryrc": write_countryrc,
     "culturalbench": write_culturalbench,
     "normad": write_normad,
@@ -83,6 +84,9 @@ def outcome(name: str, folder: Path) -> str:
     except CulnigError as error:
         return str(error)
     assert len(rows) > 0
+    if name == "blend-open":
+        assert all(row["question"].strip() and row["answers"] for row in rows.to_list())
+        return ""
     assert not any(faults_of(row) for row in rows.to_list())
     return ""
 
@@ -380,3 +384,36 @@ def test_the_survey_s_files_are_checked_cell_by_cell(place, whole, file, old, ne
     said = outcome("worldvaluesbench", place({**files, path: text.replace(old, new, 1).encode()}))
     assert fault in said
     assert path in said
+
+
+# ---------------------------------------------------------------- BLEnD's written answers
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"annotations": 5}, "its annotations hold '5', expected answers"),
+        ({"annotations": [{"answers": "tea"}]}, "its annotations hold {'answers': 'tea'}"),
+        ({"annotations": [{"answers": []}]}, "expected answers"),
+        ({"annotations": [{"answers": ["", ""]}]}, "hold the answers ['', '']"),
+        ({"annotations": [{"answers": ["tea", None]}]}, "hold the answers ['tea', None]"),
+        ({"question": ["Why?"]}, "question holds ['Why?'], not text"),
+        ({"question": None, "annotations": None}, "its annotations hold '', expected answers"),
+        ({"ID": "Xx-01"}, "no topic is known of its question 'Xx-01'"),
+    ],
+)
+def test_a_question_with_faulty_answers_is_named(place, whole, changes, fault):
+    good = {"ID": "Al-en-01", "question": "Why?", "en_question": "Why?"}
+    good |= {"annotations": [{"answers": ["tea", " "]}]}
+    topics = {"topics.csv": whole["blend"]["questions/US_questions.csv"]}
+    entries = [good, {**good, "ID": "Al-en-02", **changes}]
+    content = json.dumps(entries).encode()
+    said = outcome("blend-open", place({**topics, "part/US_data.json": content}))
+    assert "1 of 2 rows cannot be used: part/US_data.json, row 1" in said
+    assert fault in said
+
+
+def test_answers_of_a_country_that_come_twice_are_reported(place, whole):
+    content = whole["blend-open"]["annotations/US_data.json"]
+    said = outcome("blend-open", place({**whole["blend-open"], "more/US_data.json": content}))
+    assert "holds answers of USA twice" in said

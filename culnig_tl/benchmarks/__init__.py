@@ -14,6 +14,7 @@ from datasets import Dataset
 from culnig_tl.benchmarks import (
     atlas,
     blend,
+    blend_open,
     commonsenseqa,
     countryrc,
     culturalbench,
@@ -37,6 +38,7 @@ _ATLAS: dict[str, Callable[[Split], list[dict[str, Any]]]] = {
 }
 _LOADERS: dict[str, Callable[[Split, Source, Sequence[Template]], Loaded]] = {
     "blend": blend.load,
+    "blend-open": blend_open.load,
     "countryrc": countryrc.load,
     "culturalbench": culturalbench.load,
     "normad": normad.load,
@@ -48,6 +50,7 @@ _LOADERS: dict[str, Callable[[Split, Source, Sequence[Template]], Loaded]] = {
 }
 TEMPLATES: Mapping[str, tuple[Template, ...]] = {
     "blend": blend.OWN_PROMPT,
+    "blend-open": blend_open.TEMPLATES,
     "countryrc": countryrc.TEMPLATES,
     "culturalbench": culturalbench.TEMPLATES,
     "normad": normad.TEMPLATES,
@@ -82,6 +85,7 @@ def load_benchmark(
             ``"atlas-countries"`` (country names), ``"atlas-commonsense"``, ``"atlas-ordering"``,
             ``"atlas-entailment"`` (pairs of sentences);
             ``"blend"``, ``"culturalbench"``, ``"normad"``, the same with ``"-control"``,
+            ``"blend-open"`` (written answers, for ``evaluate_open`` alone);
             ``"worldvaluesbench"`` (from local files only), ``"countryrc"`` (country names, with
             passages of this package); ``"commonsenseqa"``, ``"qnli"``, ``"mrpc"``.
         split: ``"identify"`` to find neurons, ``"test"`` (the other rows) to measure them,
@@ -98,7 +102,8 @@ def load_benchmark(
             digits where it lists ``1. {option_a}``.
 
     Returns:
-        Every question in every wording, in the schema of ``questions``.
+        Every question in every wording, in the schema of ``questions``, or for ``"blend-open"`` in
+        that of ``blend_open``.
 
     Raises:
         UnknownNameError: an unknown benchmark, culture or topic; the known ones are listed.
@@ -148,7 +153,8 @@ def _rows(
     usual = TEMPLATES[asked]
     chosen = usual if templates is None else as_templates(templates, usual[0])
     loaded = _LOADERS[asked](split, source, chosen)
-    rows = questions(loaded.rows)
+    make = blend_open.dataset if asked == "blend-open" else questions
+    rows = make(loaded.rows)
     rows = control_of(rows) if name in _CONTROLS else rows
     rows.info.description = f"{name}, {split}: {loaded.origin}"
     return rows

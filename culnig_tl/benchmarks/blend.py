@@ -11,16 +11,18 @@ Holidays/Celebration/Leisure test.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from string import ascii_uppercase
+from typing import TypeVar
 
 from culnig_tl.benchmarks.records import Record, option_faults, parsed_json
 from culnig_tl.benchmarks.sources import Hub, Loaded, Source
 from culnig_tl.errors import MissingFileError
 from culnig_tl.questions import Item, Split, Template, rows_of
 
+T = TypeVar("T")
 IDENTIFY_TOPICS = ("Food", "Work life", "Sport")
 TEST_TOPICS = ("Education", "Family", "Holidays/Celebration/Leisure")
 REPLY_PREFIX = '{"answer_choice":"'
@@ -72,13 +74,23 @@ OWN_PROMPT = (Template("{prompt}", name="blend", reply_prefix=REPLY_PREFIX),)
 def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """BLEnD's rows, at most five a country and question."""
     choices = source.read(_CHOICES, _CHOICE_COLUMNS, key="MCQID")
-    items = _first_items(choices.each(partial(_item, topics=_topics(source))))
-    kept = {"identify": IDENTIFY_TOPICS, "test": TEST_TOPICS}.get(split)
-    chosen = [item for item in items if kept is None or item.topic in kept]
+    items = _first_items(choices.each(partial(_item, topics=topics(source))))
+    chosen = halved(items, split, lambda item: item.topic)
     return Loaded(rows_of(chosen, templates, benchmark="blend"), choices.origin)
 
 
-def _topics(source: Source) -> dict[str, str]:
+def halved(items: Sequence[T], split: Split, topic: Callable[[T], str]) -> list[T]:
+    """Those whose topic belongs to the half.
+
+    Example:
+        >>> halved(["Food", "Family"], "test", lambda topic: topic)
+        ['Family']
+    """
+    kept = {"identify": IDENTIFY_TOPICS, "test": TEST_TOPICS}.get(split)
+    return [item for item in items if kept is None or topic(item) in kept]
+
+
+def topics(source: Source) -> dict[str, str]:
     """Topic of each question; a folder that has none takes them from the hub."""
     try:
         read = source.read(_TOPICS, _TOPIC_COLUMNS, key="ID")

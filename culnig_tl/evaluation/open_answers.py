@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from datasets import Dataset
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation.generation import generate
@@ -29,38 +30,19 @@ from culnig_tl.hooks import HookedModel, scaled_neurons
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions.rendering import text_of
 
-LANGUAGES = {
-    "USA": "en",
-    "UK": "en",
-    "China": "zh",
-    "South Korea": "ko",
-    "North Korea": "ko",
-    "Spain": "es",
-    "Mexico": "es",
-    "Indonesia": "id",
-    "West Java": "su",
-    "Greece": "el",
-    "Iran": "fa",
-    "Azerbaijan": "az",
-    "Algeria": "ar",
-    "Assam": "as",
-    "Ethiopia": "am",
-    "Nigeria": "ha",
-}
-"""Language of each culture of BLEnD."""
-
 LEMMATISED = ("en", "es", "el", "fa", "id", "ar")
 _ANYWHERE = ("zh", "ko")
 # Persian is also written with the Arabic letters that look alike; tatweel only stretches a word.
 _LETTERS = {"fa": str.maketrans({"ي": "ی", "ى": "ی", "ك": "ک"})}
 _JOINER = "\N{ZERO WIDTH NON-JOINER}"
 _TATWEEL = "\N{ARABIC TATWEEL}"
+_KEPT = ("id", "culture", "language", "topic", "template", "benchmark")
 _NEEDED = ("id", "prompt", "answers", "culture", "language")
 
 
 def evaluate_open(
     model: HookedModel,
-    rows: pd.DataFrame | Sequence[Mapping[str, Any]],
+    rows: Dataset | pd.DataFrame | Sequence[Mapping[str, Any]],
     *,
     neurons: NeuronSet | None = None,
     factor: float = 0.0,
@@ -72,7 +54,8 @@ def evaluate_open(
     Args:
         model: a frozen model with named hook points.
         rows: questions with id, prompt, answers (list of texts), culture and language (a code such
-            as ``"es"``, see ``LANGUAGES``).
+            as ``"es"``), as ``load_benchmark("blend-open", ...)`` gives them; system and
+            reply_prefix where there are any.
         neurons: neurons to scale, on the prompt and on every generated token; None leaves the model
             as it is.
         factor: what their activations are multiplied by.
@@ -80,8 +63,9 @@ def evaluate_open(
         token_budget: tokens a batch, padding and new tokens counted.
 
     Returns:
-        Columns id, culture, language, prediction, matched (the first answer that the prediction
-        holds, or ``""``) and correct (bool).
+        Columns id, culture and language (topic, template and benchmark too, where the rows have
+        them), prediction, matched (the first answer that the prediction holds, or ``""``) and
+        correct (bool).
 
     Raises:
         InvalidInputError: no rows, rows that lack something, or no simplemma for a language that
@@ -101,9 +85,8 @@ def evaluate_open(
     texts = [text_of({**empty, **row}, model.tokenizer) for row in records]
     with scaled_neurons(model, neurons or NeuronSet.of({}), factor=factor):
         written = generate(model, texts, max_new_tokens=max_new_tokens, token_budget=token_budget)
-    frame = pd.DataFrame(
-        {name: [row[name] for row in records] for name in ("id", "culture", "language")}
-    )
+    kept = [name for name in _KEPT if all(name in row for row in records)]
+    frame = pd.DataFrame({name: [row[name] for row in records] for name in kept})
     frame["prediction"] = written
     frame["matched"] = [
         matched_answer(said, row["answers"], row["language"])

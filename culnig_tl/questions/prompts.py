@@ -201,7 +201,7 @@ def _row(item: Item, template: Template, benchmark: str) -> dict[str, Any]:
     listed = "\n".join(f"{label}. {text}" for label, text in zip(labels, texts, strict=True))
     slots = {f"option_{letter}": text for letter, text in zip(ascii_lowercase, texts, strict=False)}
     slots |= {**item.fields, "options": listed}
-    prompt = _filled(template.text, slots)
+    prompt = filled(template.text, slots)
     return {
         "id": item.id,
         "prompt": prompt,
@@ -212,7 +212,7 @@ def _row(item: Item, template: Template, benchmark: str) -> dict[str, Any]:
         "topic": item.topic,
         "template": template.name,
         "benchmark": benchmark,
-        "system": _filled(template.system, slots),
+        "system": filled(template.system, slots),
         "question": _question(template.text, slots, prompt),
     }
 
@@ -238,7 +238,16 @@ def _labels(item: Item, template: Template, order: Sequence[int]) -> list[str]:
     return [item.values[index] for index in order]
 
 
-def _filled(text: str, slots: Mapping[str, str]) -> str:
+def filled(text: str, slots: Mapping[str, str]) -> str:
+    """A template's text with its fields filled in; other braces stay.
+
+    Raises:
+        UnknownNameError: the text asks for a field that is not there.
+
+    Example:
+        >>> filled('{question} Reply as {"answer": ""}.', {"question": "Tea?"})
+        'Tea? Reply as {"answer": ""}.'
+    """
     if unknown := [name for name in _FIELD.findall(text) if name not in slots]:
         raise UnknownNameError(
             f"The template asks for {', '.join(map(repr, unknown))}; "
@@ -251,6 +260,6 @@ def _question(text: str, slots: Mapping[str, str], prompt: str) -> str:
     """The part of the prompt that a control row leaves out; ``""`` where it holds no question."""
     line = next((line for line in text.splitlines(keepends=True) if "{question}" in line), "")
     if set(_FIELD.findall(line)) == {"question"}:
-        return _filled(line, slots)
+        return filled(line, slots)
     asked = slots.get("question", "")
     return asked if asked in prompt else ""
