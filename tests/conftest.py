@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark_files import SHARED
 from datasets import Dataset
 from hypothesis import settings
 from jupyter_session import JupyterLab, jupyter_lab
@@ -98,6 +99,15 @@ def save_tiny_llama(
         LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say so where the benchmarks' own files were not there to be tested with."""
+    if not SHARED.is_dir():
+        terminalreporter.write_line(
+            f"{SHARED} is not there: benchmarks were tested on the small files of benchmark_files "
+            "alone, which have the same columns."
+        )
 
 
 @pytest.fixture(scope="session")

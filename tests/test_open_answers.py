@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from culnig_tl.evaluation import open_answers
 from culnig_tl.evaluation.generation import generate
 from culnig_tl.evaluation.open_answers import lemmas, matched_answer
 from culnig_tl.hooks import last_logits
+from culnig_tl.questions import Split
 
 TEXTS = ["Which drink?", "bread soup tea rice drink? Answer:", "A", "Drink? tea"]
 NEURONS = ct.NeuronSet.of(
@@ -150,7 +152,7 @@ def test_every_answered_question_of_each_culture_is_asked_in_its_language(annota
         assert row["answers"]
         assert all(text.strip() for text in row["answers"])
     counts = Counter(rows["culture"])
-    left_out = int(re.search(r"; (\d+) questions without text", rows.info.description)[1])
+    (left_out,) = map(int, re.findall(r"; (\d+) questions without text", rows.info.description))
     if not real:
         assert counts == {"Iran": 2, "Nigeria": 1, "South Korea": 1, "USA": 1}
         assert left_out == 2
@@ -169,7 +171,9 @@ def test_every_answered_question_of_each_culture_is_asked_in_its_language(annota
 
 def test_halves_are_those_of_the_multiple_choice_questions(annotated):
     rows, real, folder = annotated
-    halves = {"test": TEST_TOPICS} if real else {"test": TEST_TOPICS, "identify": IDENTIFY_TOPICS}
+    halves: dict[Split, Sequence[str]] = {"test": TEST_TOPICS}
+    if not real:  # the real files take long, and one half of them is enough
+        halves["identify"] = IDENTIFY_TOPICS
     for split, topics in halves.items():
         found = ct.load_benchmark("blend-open", split=split, data_dir=folder)
         assert found.to_list() == [r for r in rows.to_list() if r["topic"] in topics]

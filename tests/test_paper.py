@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import culnig_tl as ct
 from culnig_tl import paper
 from culnig_tl.cli import app
+from culnig_tl.cli.paper import _fitting
 from culnig_tl.errors import InvalidInputError, MissingFileError, UnknownNameError
 
 TWO = "blend,mrpc"
@@ -102,6 +103,18 @@ def test_the_command_writes_table_figures_and_report_and_resumes(asked, folders,
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
     assert invoke(*arguments)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == written
+
+
+@pytest.mark.parametrize("width", [20, 80, 100, 300])
+def test_the_table_comes_in_parts_that_fit_into_the_terminal(width):
+    whole = ct.paper_table(ct.published("gemma-3-12b-it"))
+    parts = list(_fitting(whole, width))
+    assert [name for part in parts for name in part.columns[2:]] == list(whole.columns[2:])
+    for part in parts:
+        assert list(part.columns[:2]) == ["condition", "neurons"]
+        longest = [max(len(name), *part[name].str.len()) + 2 for name in part.columns]
+        assert sum(longest) < width or part.shape[1] == 3
+    assert len(parts) == {20: 7, 80: 3, 100: 2, 300: 1}[width]
 
 
 def test_a_known_model_has_the_published_rows_beside_its_own(

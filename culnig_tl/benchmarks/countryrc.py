@@ -33,7 +33,7 @@ OTHERS = (
 
 TEMPLATES = (
     Template(
-        "Read the passage and answer the question with one letter, A, B, C or D.\n"
+        "A short text, then something asked about it: reply with one letter, A, B, C or D.\n"
         "Passage: {passage}\nQuestion: {question}\n{options}\nAnswer:",
         name="letters-1",
     ),
@@ -43,7 +43,7 @@ TEMPLATES = (
         name="letters-2",
     ),
     Template(
-        "Read the passage and answer the question with one number, 1, 2, 3 or 4.\n"
+        "A short text, then something asked about it: reply with one number, 1, 2, 3 or 4.\n"
         "Passage: {passage}\nQuestion: {question}\n{options}\nAnswer:",
         labels="digits",
         name="digits-1",

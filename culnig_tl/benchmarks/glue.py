@@ -17,13 +17,14 @@ from culnig_tl.questions import Item, Split, Template, rows_of
 
 QNLI_TEMPLATES = (
     Template(
-        "Does the sentence contain the answer to the question? Reply 0 if it does and 1 if it does "
-        "not, with the digit only.\nQuestion: {question}\nSentence: {sentence}\nAnswer:",
+        "Someone asked something and was shown one sentence. Reply 0 if it tells them what they "
+        "asked for and 1 if it leaves them without, with the digit only.\n"
+        "Question: {question}\nSentence: {sentence}\nAnswer:",
         labels="values",
         name="values-1",
     ),
     Template(
-        "Sentence: {sentence}\nQuestion: {question}\nCan the question be answered from the "
+        "Sentence: {sentence}\nQuestion: {question}\nIs whoever asks served by the "
         "sentence alone?\n{options}\nReply with 0 or 1 and nothing else.\nAnswer:",
         labels="values",
         name="values-2",
@@ -41,19 +42,19 @@ QNLI_TEMPLATES = (
 )
 MRPC_TEMPLATES = (
     Template(
-        "Do these two sentences say the same thing? Reply 1 if they do and 0 if they do not, with "
-        "the digit only.\nFirst: {sentence1}\nSecond: {sentence2}\nAnswer:",
+        "Two writers put down one sentence each. Reply 1 if a reader learns the same from both and "
+        "0 if not, with the digit only.\nFirst: {sentence1}\nSecond: {sentence2}\nAnswer:",
         labels="values",
         name="values-1",
     ),
     Template(
-        "First sentence: {sentence1}\nSecond sentence: {sentence2}\nCompare their meaning.\n"
+        "First sentence: {sentence1}\nSecond sentence: {sentence2}\nWeigh what they say.\n"
         "{options}\nReply with 0 or 1 and nothing else.\nAnswer:",
         labels="values",
         name="values-2",
     ),
     Template(
-        "Compare two sentences.\nFirst: {sentence1}\nSecond: {sentence2}\n{options}\n"
+        "Hold one sentence against the other.\nFirst: {sentence1}\nSecond: {sentence2}\n{options}\n"
         "Reply with A or B only.\nAnswer:",
         name="letters-1",
     ),

@@ -1,8 +1,10 @@
 """The paper in one command."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -103,7 +105,7 @@ def paper(
 
 
 def _show_plan(plan: Plan) -> None:
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = Table(box=SIMPLE_HEAD, padding=0)  # its eight columns fit into 80 characters
     for heading in ("stage", "data"):
         shown.add_column(heading, overflow="fold")
     for heading in ("questions", "prompts", "tokens", "longest", "passes", "time"):
@@ -136,10 +138,23 @@ def _show_tables(run: ct.Run, model: str) -> None:
         with replacing(run.out / name) as part:
             part.write_text(text, encoding="utf-8")
     wide = ct.paper_table(table)
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in wide.columns:
-        shown.add_column(heading, justify="right", overflow="fold")
-    for line in wide.to_numpy().tolist():
-        shown.add_row(*line)
-    OUT.print(shown)
+    for part in _fitting(wide, OUT.width):
+        shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for number, heading in enumerate(part.columns):
+            shown.add_column(heading, justify="right" if number else "left", overflow="fold")
+        for line in part.to_numpy().tolist():
+            shown.add_row(*line)
+        OUT.print(shown)
     OUT.print(ct.to_markdown(table).strip().splitlines()[-1], style="dim", highlight=False)
+
+
+def _fitting(wide: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:
+    """The paper's table in parts as wide as the terminal, each with the conditions before it."""
+    takes = {name: max(len(name), *wide[name].str.len()) + 2 for name in wide.columns}
+    always, names = list(wide.columns[:2]), []
+    for name in wide.columns[2:]:
+        if names and sum(takes[each] for each in (*always, *names, name)) >= width:
+            yield wide[[*always, *names]]
+            names = []
+        names.append(name)
+    yield wide[[*always, *names]]
