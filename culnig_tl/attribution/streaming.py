@@ -1,8 +1,7 @@
 """Scores of a data set, a batch at a time: only sums by culture are held, or a chunk of rows."""
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +22,12 @@ from culnig_tl.attribution.methods import (
     layers_of,
 )
 from culnig_tl.attribution.pooling import Padding, Pool, Weight
+from culnig_tl.attribution.preparing import left_after, prepared_from
 from culnig_tl.attribution.processes import combined, launched, share
 from culnig_tl.errors import InvalidInputError, check_choice
 from culnig_tl.hooks import DEFAULT_SITES, HookedModel
 from culnig_tl.models import model_fingerprint
-from culnig_tl.questions import Batch, batches, fingerprint, questions
+from culnig_tl.questions import Batch, batches, questions
 from culnig_tl.scores import NeuronScores, ScoreAccumulator
 
 Method = Literal["gradient_x_activation", "integrated_gradients"]
@@ -35,7 +35,6 @@ _METHODS = {
     "gradient_x_activation": gradient_x_activation,
     "integrated_gradients": integrated_gradients,
 }
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def attribute(
         torch.Size([4, 512])
     """
     options = _options(model, sites, method, steps, path, pool, padding, clamp, weight)
-    prepared, cultures, data = _prepared(model, rows, token_budget)
+    prepared, cultures, data = prepared_from(model, rows, token_budget)
     source = {"method": method, **options, "model": model_fingerprint(model), "data": data}
     state = launched()
     mine = share(prepared, state) if state else prepared
@@ -130,14 +129,12 @@ def attribute(
         unit="question",
         disable=not progress or (state is not None and not state.is_main_process),
     ) as bar:
-        for batch in _after(mine, n_done):
-            for piece, scores in fitting(batch):
-                _check_finite(scores, piece)
-                accumulator.update(scores, cultures=piece.cultures, ids=piece.ids)
-                n_done += len(piece)
-                bar.update(len(piece))
-                if kept is not None and kept.is_due():
-                    kept.write(accumulator.held(), n_done=n_done, token_budget=fitting.token_budget)
+        for piece, scores in _scored(left_after(mine, n_done), fitting):
+            accumulator.update(scores, cultures=piece.cultures, ids=piece.ids)
+            n_done += len(piece)
+            bar.update(len(piece))
+            if kept is not None and kept.is_due():
+                kept.write(accumulator.held(), n_done=n_done, token_budget=fitting.token_budget)
     if state:
         accumulator = ScoreAccumulator.of(combined(accumulator.held(), state))
     if kept is not None:
@@ -225,52 +222,6 @@ def _options(
     return options
 
 
-def _prepared(
-    model: HookedModel, rows: Dataset | Sequence[Batch], token_budget: int
-) -> tuple[list[Batch], list[str], str]:
-    """Batches on the model's device, cultures in order of first appearance, and a fingerprint."""
-    if isinstance(rows, Dataset):
-        rows = questions(rows)
-        _check_cultures(rows["culture"][:], rows["id"][:])
-        prepared = batches(model, rows, token_budget=token_budget)
-        return prepared, list(dict.fromkeys(rows["culture"])), fingerprint(rows)
-    prepared = [_on_device(batch, model.cfg.device) for batch in rows if len(batch)]
-    if not prepared:
-        raise InvalidInputError("There are no prompts in these batches; give at least one.")
-    cultures = [culture for batch in prepared for culture in batch.cultures]
-    _check_cultures(cultures, [name for batch in prepared for name in batch.ids])
-    return prepared, list(dict.fromkeys(cultures)), _fingerprint(prepared)
-
-
-def _on_device(batch: Batch, device: Any) -> Batch:
-    return replace(
-        batch,
-        tokens=batch.tokens.to(device),
-        mask=batch.mask.to(device),
-        answers=batch.answers.to(device),
-    )
-
-
-def _fingerprint(prepared: Sequence[Batch]) -> str:
-    """Twelve hexadecimal digits that change with any prompt, label, culture or id."""
-    digest = hashlib.sha256()
-    for batch in prepared:
-        digest.update(repr((batch.tokens.shape, batch.cultures, batch.ids)).encode())
-        for tensor in (batch.tokens, batch.mask, batch.answers):
-            digest.update(tensor.long().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def _check_cultures(cultures: Sequence[str], ids: Sequence[str]) -> None:
-    without = [name for name, culture in zip(ids, cultures, strict=True) if not culture]
-    if without and len(without) < len(cultures):
-        named = ", ".join(map(repr, dict.fromkeys(without[:_SHOWN])))
-        raise InvalidInputError(
-            f"{len(without)} of {len(cultures)} rows have no culture (questions {named}); give "
-            "every row its culture, or leave it empty in all of them."
-        )
-
-
 def _fitting(
     model: HookedModel,
     method: Method,
@@ -312,12 +263,12 @@ def _checkpoint(
     return Checkpoint(own, settings, minutes=minutes)
 
 
-def _after(prepared: Sequence[Batch], n_done: int) -> Iterator[Batch]:
-    """What is left of the batches when their first ``n_done`` prompts are done."""
+def _scored(prepared: Iterable[Batch], fitting: Fitting) -> Iterator[tuple[Batch, Scores]]:
+    """Each piece of the batches with its scores, which are finite."""
     for batch in prepared:
-        if n_done < len(batch):
-            yield batch.select(range(n_done, len(batch))) if n_done else batch
-        n_done = max(0, n_done - len(batch))
+        for piece, scores in fitting(batch):
+            _check_finite(scores, piece)
+            yield piece, scores
 
 
 def _check_finite(scores: Scores, batch: Batch) -> None:
@@ -336,12 +287,10 @@ def _question_scores(
     rows: Dataset, part: range, prepared: Sequence[Batch], fitting: Fitting
 ) -> QuestionScores:
     values: dict[str, Tensor] = {}
-    for batch in prepared:
-        for piece, scores in fitting(batch):
-            _check_finite(scores, piece)
-            for site, found in scores.items():
-                if site not in values:
-                    values[site] = torch.empty((len(part), *found.shape[1:]), dtype=found.dtype)
-                values[site][list(piece.rows)] = found.cpu()
+    for piece, scores in _scored(prepared, fitting):
+        for site, found in scores.items():
+            if site not in values:
+                values[site] = torch.empty((len(part), *found.shape[1:]), dtype=found.dtype)
+            values[site][list(piece.rows)] = found.cpu()
     chosen = rows.select(part)
     return QuestionScores(values, tuple(chosen["id"]), tuple(chosen["culture"]), tuple(part))

@@ -140,7 +140,7 @@ def report(arguments: argparse.Namespace) -> str:
             *labels,
             site,
             spread([each.errors[site] for each in found], 3),
-            spread([each.ranks[site] for each in found], 3),
+            spread([each.ranks[site] for each in found], 4),
         )
         for labels, found in runs.items()
         for site in DEFAULT_SITES
