@@ -157,6 +157,16 @@ def test_title_and_colour_bar_say_what_is_shown():
     assert "largest S(D)" in figure.layout.coloraxis.colorbar.title.text
 
 
+def test_small_scores_are_told_apart_where_one_is_large():
+    """Half of the colours go to the lowest quarter of the scale; counts are drawn evenly."""
+    scores = NeuronScores({"a": torch.ones(2, 3, 4)}, ("x", "y"), 1, (1, 1), {})
+    stops = [stop for stop, _ in figures.layer_heatmap(scores).layout.coloraxis.colorscale]
+    assert stops == [0, 1 / 16, 1 / 4, 9 / 16, 1]
+    neurons = NeuronSet.of({"a": [(0, 1)]})
+    even = [stop for stop, _ in figures.layer_heatmap(neurons).layout.coloraxis.colorscale]
+    assert even == [0, 1 / 4, 1 / 2, 3 / 4, 1]
+
+
 @pytest.mark.parametrize("n", [8087, 15_000, 60_000])
 def test_a_large_set_stays_small(n):
     assert len(figures.layer_heatmap(many_neurons(n)).to_json()) < LARGEST

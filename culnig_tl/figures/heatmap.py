@@ -23,6 +23,9 @@ from culnig_tl.figures.style import (
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
 
+# Scores have a long tail: colours go by the square root, and the colour bar shows that they do.
+_FEW_LARGE = [[(i / (len(AMOUNT) - 1)) ** 2, colour] for i, colour in enumerate(AMOUNT)]
+
 
 def layer_heatmap(
     data: NeuronSet | NeuronScores | Mapping[str, NeuronSet],
@@ -74,6 +77,7 @@ def _of_scores(scores: NeuronScores, by: str, bins: int) -> go.Figure:
         figure = _grid_figure(made(scores), by, hover)
     least, most = _extremes(figure)
     colours = _amount_axis(least, most, f"largest {value} in the cell", exponentformat="power")
+    colours["colorscale"] = _FEW_LARGE
     return figure.update_layout(title_text=_score_title(scores, by), coloraxis=colours)
 
 
