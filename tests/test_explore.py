@@ -173,6 +173,7 @@ def test_in_jupyterlab_slider_set_heatmap_and_prompt_move_what_is_shown(jupyterl
         cells.first.wait_for()
         before = cells.all_text_contents()
         assert len(before) == 4
+        assert page.get_by_text("Flattening the indices").count() == 0, "progress=False holds"
         page.locator(".noUi-handle").first.focus()
         page.keyboard.press("Home")
         page.wait_for_function(

@@ -170,6 +170,9 @@ def test_a_page_draws_its_figures_without_a_network(
         )
         for view in views.all():
             view.locator(".colored-tokens").wait_for()
+        names = page.locator("div.culnig tbody th")  # in a card's tables; a notebook's own go right
+        aligned = names.evaluate_all("all => all.map(name => getComputedStyle(name).textAlign)")
+        assert set(aligned) <= {"left"}
         assert page.locator(".jp-RenderedHTMLCommon h1").first.is_visible()
         assert page.get_by_text("100%|").count() == 0, "progress bars are left out"
         keep_screenshot(page, path.stem)
