@@ -254,6 +254,17 @@ def test_a_column_that_comes_twice_is_reported(place, whole):
     assert outcome("culturalbench", folder) == ""
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".json", "-list.json", ".json.gz"])
+def test_a_key_that_comes_twice_in_a_record_is_reported(place, whole, ending):
+    lines = whole["commonsenseqa"]["validation_hf_rows.jsonl"].decode().splitlines()
+    lines[1] = lines[1].replace('"answerKey": "E"', '"answerKey": "E", "answerKey": "A"')
+    text = f"[{', '.join(lines)}]" if "list" in ending else "\n".join(lines)
+    content = gzip.compress(text.encode()) if ending.endswith(".gz") else text.encode()
+    said = outcome("commonsenseqa", place({f"validation{ending}": content}))
+    assert f"validation{ending} cannot be read as json" in said
+    assert "the key 'answerKey' comes twice" in said
+
+
 def test_a_table_without_rows_is_named(place, whole):
     header = whole["culturalbench"]["CulturalBench-Easy.csv"].partition(b"\r\n")[0] + b"\r\n"
     said = outcome("culturalbench", place({"part/rows.csv": header}))

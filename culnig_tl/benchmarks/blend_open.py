@@ -15,6 +15,10 @@ Questions are asked in the culture's own language; the instruction around them i
 of this project (``{en_question}`` and ``{country}`` serve templates of one's own). A question
 without a text, or one that no annotator answered, is left out; ``rows.info.description`` says how
 many. Topics and halves are those of ``blend``.
+
+The paper asks in the culture's language throughout, with one of BLEnD's own wordings (the column
+``Translation`` of its ``prompts`` files) a question, and lets a reply take 512 tokens. For one
+culture ``templates`` can hold these wordings, ``{question}`` in the place of ``{q}``.
 """
 
 from collections.abc import Mapping, Sequence

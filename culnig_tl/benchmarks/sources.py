@@ -24,7 +24,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
-from culnig_tl.benchmarks.records import Records, records
+from culnig_tl.benchmarks.records import Records, loads_once, records
 from culnig_tl.errors import InvalidInputError, MissingFileError, first_line
 from culnig_tl.questions.frames import TABLES, read_table
 
@@ -141,21 +141,31 @@ def checked_folder(folder: Path) -> Path:
 
 
 def _is_object(path: Path) -> bool:
-    """Whether a JSON file holds one object over several lines, which is no table."""
-    if not path.name.endswith((".json", ".json.gz")):
+    """Whether a JSON file holds one object over several lines, which is no table.
+
+    Raises:
+        InvalidInputError: a file that is no JSON, or a record in which a key comes twice.
+    """
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind not in ("json", "jsonl"):
         return False
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8-sig") as file:
-            first = str(file.readline())
-            if not first.startswith("{") or first.rstrip().endswith("}"):
-                return False
-            json.loads(first + str(file.read()))
+            text = str(file.read())
+        first = text.partition("\n")[0].rstrip()
+        is_object = kind == "json" and first.startswith("{") and not first.endswith("}")
+        if is_object:
+            json.loads(text)
+        else:
+            in_lines = kind == "jsonl" or first.startswith("{")
+            for part in text.split("\n") if in_lines else [text]:
+                loads_once(part if part.strip() else "null")
     except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
         raise InvalidInputError(
-            f"{path} cannot be read as json ({error}); write the file anew."
+            f"{path} cannot be read as {kind} ({error}); write the file anew."
         ) from error
-    return True
+    return is_object
 
 
 def _missing(frame: pd.DataFrame, columns: Columns) -> list[str]:
