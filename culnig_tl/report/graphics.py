@@ -38,7 +38,11 @@ def doses(run: Run) -> str:
     )
     most = int(run.doses["n_questions"].max())
     plot = figures.dose_response(run.doses)
-    plot.update_layout(height=430, margin_t=110)  # two rows of benchmarks below the title
+    plot.update_layout(
+        title_text="Accuracy by the factor on the culture-general neurons",
+        height=430,
+        margin_t=110,  # two rows of benchmarks below the title
+    )
     return figure(
         plot,
         name="doses",
@@ -162,8 +166,8 @@ def cultures(run: Run) -> str:
             "change",
             "accuracy change in points",
             f"{words.intervention(run)} the neurons found for one culture (row) changes accuracy "
-            "on every culture (column). Red is a drop; outlined cells are a culture's effect on "
-            "itself.",
+            "on every culture (column). Red is a drop. A culture's effect on itself is outlined; "
+            "that on its kin is too, more thinly.",
         ),
         (
             "probability_change",

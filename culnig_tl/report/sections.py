@@ -231,5 +231,8 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            yield f"{prefix}{name}", shown
+            listed = isinstance(value, list | tuple)
+            yield (
+                f"{prefix}{name}",
+                (", ".join(map(str, value)) or "none") if listed else str(value),
+            )

@@ -83,7 +83,8 @@ class NeuronCard:
         return (
             f"It ranks {best['rank']:,} of {best['pool']:,} by “{best['scores']}” (top "
             f"{100 * best['share']:.2g} %). Switching it off {pages.moves(mean)} P(answer) by "
-            f"{abs(mean):.2g} on average over these prompts; the largest drop is that of "
+            f"{pages.number(abs(mean), '.2g')} on average over these prompts; the largest drop is "
+            "that of "
             f"{pages.named(most['culture'])}, {pages.number(most['drop'], '+.2g')}."
         )
 
