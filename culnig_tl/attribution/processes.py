@@ -5,6 +5,7 @@ one by one, none twice and none made up, so shares differ by one prompt at most;
 the whole model and ends with the same scores.
 """
 
+import atexit
 import os
 from collections.abc import Sequence
 from itertools import cycle
@@ -29,6 +30,8 @@ def launched() -> PartialState | None:
     if not together and not ({"RANK", "WORLD_SIZE"} <= os.environ.keys()):
         return None
     state = PartialState(cpu=not torch.cuda.is_available())
+    if not together:  # left open, its threads now and then abort the process as it ends
+        atexit.register(state.destroy_process_group)
     return state if state.num_processes > 1 else None
 
 
