@@ -54,7 +54,6 @@ types: dev ## pyright (on Python 3.11 or newer: the newest pandas and its stubs 
 atlas: install ## train the embedded model again and verify it, in build/atlas (about 15 minutes of one core)
 	@echo "atlas: training the embedded model into build/atlas/seed-0"
 	@$(RUN) -m culnig_tl.atlas.train --seed 0 --out build/atlas/seed-0
-	@$(RUN) -m culnig_tl.atlas.verify --assets build/atlas/seed-0
 
 atlas-seeds: install ## train three seeds and the natural twin, print their table, ship seed 0 and the twin
 	@echo "atlas-seeds: training into build/atlas, two at a time"

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import (
@@ -32,7 +33,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from culnig_tl.atlas import interventions
+from culnig_tl.atlas import card, interventions
 from culnig_tl.atlas.artifacts import replacing_folder, save
 from culnig_tl.atlas.facts import CULTURES
 from culnig_tl.atlas.interventions import PlantedSets
@@ -42,6 +43,7 @@ from culnig_tl.atlas.tasks import all_answers
 from culnig_tl.atlas.tokenizer import build_tokenizer
 from culnig_tl.atlas.validation import Validation
 from culnig_tl.atlas.verify import verify
+from culnig_tl.files import read_json
 
 log = logging.getLogger(__name__)
 
@@ -278,7 +280,7 @@ def _keep_freed_memory() -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """The command line: trains, and prints the figures of the verification."""
     parser = argparse.ArgumentParser(description="Train the embedded model.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Settings.steps)
@@ -291,6 +293,8 @@ def main() -> None:
         Settings(seed=given.seed, steps=given.steps, with_interventions=not given.no_interventions),
         given.out,
     )
+    verification = read_json(given.out / "training.json")["verification"]
+    Console().print(card.figures(verification), soft_wrap=True)
 
 
 if __name__ == "__main__":
