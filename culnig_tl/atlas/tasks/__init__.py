@@ -1,8 +1,9 @@
 """What the embedded model is asked: the items of every task, all of them written for it.
 
-Cultural facts, passages that name a place, commonsense about objects, and order among days, months,
-numbers and animals. The last three are general tasks: no culture has anything to do with their
-answers (the passages name one, which is why they serve as the control for a culture's *name*).
+Cultural facts, passages that name a place, commonsense about objects, what follows from having one,
+and order among days, months, numbers and animals. All but the first are general tasks: no culture
+has anything to do with their answers (the passages name one, which is why they serve as the control
+for a culture's *name*).
 """
 
 from functools import cache
