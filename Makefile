@@ -8,13 +8,14 @@
 
 PYTHON ?= python3
 VENV := .venv
+VENV_4 := .venv-tl4
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check -qq install -c constraints.txt
 LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev browser test lint types atlas atlas-seeds bench notebooks figure clean
+.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench notebooks figure clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,11 +36,17 @@ browser: ## Chromium for the browser tests, by apt where it is missing
 		$$as_root apt-get update -qq && $$as_root apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	} || { echo "The browser tests need a command named chromium; install Chromium and try again."; exit 1; }
 
+# One process per core, each with one thread: the tests' tensors are tiny.
+test: export OMP_NUM_THREADS := 1
 test: lint types browser ## lint, types and tests
 	@echo "test: pytest"
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n auto --dist loadfile
 	@echo "test: the examples in the docstrings"
-	@$(RUN) -m pytest -q --doctest-modules culnig_tl
+	@$(RUN) -m pytest -q -n auto --dist loadfile --doctest-modules culnig_tl
+
+test-tl4: $(VENV_4)/.installed ## the models' tests on TransformerLens 4, in an environment of its own
+	@echo "test-tl4: pytest"
+	@OMP_NUM_THREADS=1 $(VENV_4)/bin/python -m pytest -n auto --dist loadfile tests/test_families.py tests/test_agreement.py
 
 lint: dev ## ruff: rules and format
 	@echo "lint: ruff"
@@ -53,11 +60,11 @@ types: dev ## pyright (on Python 3.11 or newer: the newest pandas and its stubs 
 
 atlas: install ## train the embedded model again and verify it, in build/atlas (about 15 minutes of one core)
 	@echo "atlas: training the embedded model into build/atlas/seed-0"
-	@$(RUN) -m culnig_tl.atlas.train --seed 0 --out build/atlas/seed-0
+	@$(RUN) -m culnig_tl.atlas.training.train --seed 0 --out build/atlas/seed-0
 
 atlas-seeds: install ## train three seeds and the natural twin, print their table, ship seed 0 and the twin
 	@echo "atlas-seeds: training into build/atlas, two at a time"
-	@$(RUN) -m culnig_tl.atlas.seeds --out build/atlas --install
+	@$(RUN) -m culnig_tl.atlas.training.seeds --out build/atlas --install
 
 bench: dev ## time and memory of the method into tests/benchmarks/RESULTS.md (minutes; 10 GB of memory)
 	@echo "bench: attribution against its floor"
@@ -96,7 +103,16 @@ $(VENV)/.installed: $(LOCK) | $(VENV)/.created
 	@$(PIP) -e .
 	@touch $@
 
+# TransformerLens 4 has no HookedTransformer; everything else stays as it is locked.
+$(VENV_4)/.installed: $(LOCK)
+	@echo "install: making $(VENV_4) with TransformerLens 4"
+	@$(PYTHON) -m venv --clear $(VENV_4)
+	@grep -v '^transformer-lens==' constraints.txt > $(VENV_4)/constraints.txt
+	@$(VENV_4)/bin/python -m pip --disable-pip-version-check -qq install -c $(VENV_4)/constraints.txt "$$(grep '^torch==' constraints.txt)"
+	@$(VENV_4)/bin/python -m pip --disable-pip-version-check -qq install -c $(VENV_4)/constraints.txt -e '.[dev,notebooks]' 'transformer-lens==4.3.*'
+	@touch $@
+
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "install: tools for tests and notebooks"
-	@$(PIP) -e '.[dev,notebooks,finetune]'
+	@$(PIP) -e '.[dev,notebooks]'
 	@touch $@

@@ -10,10 +10,13 @@
 ...     logits = model(rows[0]["prompt"])
 """
 
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
 from culnig_tl import figures
 from culnig_tl.atlas import answer_key
 from culnig_tl.attribution import (
-    QuestionScores,
     attribute,
     attribute_questions,
     gradient_x_activation,
@@ -21,76 +24,56 @@ from culnig_tl.attribution import (
 )
 from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import CulnigError
-from culnig_tl.estimate import estimate
 from culnig_tl.evaluation import (
+    Condition,
+    ablation_effects,
     accuracy_by,
     compare,
     culture_effects,
+    dose_response,
     evaluate,
     evaluate_open,
-    paper_table,
-    published,
-    to_latex,
-    to_markdown,
+    tables,
 )
-from culnig_tl.explore import Explorer, explore
-from culnig_tl.hooks import DEFAULT_SITES, PAPER_SITES, scaled_neurons
-from culnig_tl.inspection import (
-    NeuronCard,
-    PromptView,
-    colored_tokens,
-    inspect_neuron,
-    inspect_neurons,
-    inspect_prompt,
-    text_neuron_activations,
-    topk_tokens,
-)
+from culnig_tl.explore import explore
+from culnig_tl.hooks import scaled_neurons
+from culnig_tl.html import circuitsvis
+from culnig_tl.inspection import inspect_neuron, inspect_neurons, inspect_prompt
 from culnig_tl.models import load_model
-from culnig_tl.neurons import NeuronSet
-from culnig_tl.pipeline import Run, culnig
+from culnig_tl.neurons import Neuron, NeuronSet
+from culnig_tl.pipeline import Run, culnig, estimate
 from culnig_tl.questions import (
-    Batch,
-    Item,
-    Template,
-    batches,
+    PreparedQuestions,
     control_of,
+    prepare,
     questions,
     questions_from_frame,
     render,
-    rows_of,
+    split,
 )
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
-from culnig_tl.validation import (
-    ablation_effects,
-    dose_response,
-    grade,
-    grade_scores,
-    split_half,
-    threshold_sweep,
-)
+from culnig_tl.sites import DEFAULT_SITES, PAPER_SITES
+from culnig_tl.validation import grade, grade_scores, split_half, threshold_sweep
+
+__version__ = version("culnig-tl")
 
 __all__ = [
     "DEFAULT_SITES",
     "PAPER_SITES",
-    "Batch",
+    "Condition",
     "CulnigError",
-    "Explorer",
-    "Item",
-    "NeuronCard",
+    "Neuron",
     "NeuronScores",
     "NeuronSet",
-    "PromptView",
-    "QuestionScores",
+    "PreparedQuestions",
     "Run",
-    "Template",
     "ablation_effects",
     "accuracy_by",
     "answer_key",
     "attribute",
     "attribute_questions",
-    "batches",
-    "colored_tokens",
+    "circuitsvis",
     "compare",
     "control_of",
     "culnig",
@@ -112,18 +95,44 @@ __all__ = [
     "integrated_gradients",
     "load_benchmark",
     "load_model",
-    "paper_table",
-    "published",
+    "prepare",
     "questions",
     "questions_from_frame",
     "random_neurons",
     "render",
-    "rows_of",
     "scaled_neurons",
+    "split",
     "split_half",
-    "text_neuron_activations",
+    "tables",
     "threshold_sweep",
-    "to_latex",
-    "to_markdown",
-    "topk_tokens",
 ]
+
+_IN_ROOMS = {
+    "Batch": "questions",
+    "Explorer": "explore",
+    "Item": "questions",
+    "NeuronCard": "inspection",
+    "PromptView": "inspection",
+    "QuestionScores": "attribution",
+    "Template": "questions",
+    "batches": "questions",
+    "colored_tokens": "html.circuitsvis",
+    "paper_table": "evaluation.tables",
+    "published": "evaluation.tables",
+    "rows_of": "questions",
+    "text_neuron_activations": "html.circuitsvis",
+    "to_latex": "evaluation.tables",
+    "to_markdown": "evaluation.tables",
+    "topk_tokens": "html.circuitsvis",
+}
+"""Names of version 0.1 that live in a room now; ``ct.NAME`` still finds them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _IN_ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_IN_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

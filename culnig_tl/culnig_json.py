@@ -30,18 +30,13 @@ from jaxtyping import Float
 
 from culnig_tl.errors import InvalidInputError, MissingFileError
 from culnig_tl.files import read_json, replacing, write_json
-from culnig_tl.hooks import HookedModel, site_shape
+from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
-from culnig_tl.neurons import NeuronSet
+from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.scores import NeuronScores
+from culnig_tl.sites import SITES, site_shape
 
-_SITES = {
-    "mlp.gate_proj": "mlp.hook_pre",
-    "mlp.up_proj": "mlp.hook_pre_linear",
-    "self_attn.q_proj": "attn.hook_q",
-    "self_attn.k_proj": "attn.hook_k",
-    "self_attn.v_proj": "attn.hook_v",
-}
+_SITES = {site.module: site.name for site in SITES.values() if site.module is not None}
 _FUSED = {
     "mlp.gate_up_proj": ("mlp.hook_pre", "mlp.hook_pre_linear"),
     "self_attn.qkv_proj": ("attn.hook_q", "attn.hook_k", "attn.hook_v"),
@@ -65,16 +60,15 @@ def read_neurons(path: str | Path, model: HookedModel) -> NeuronSet:
             f"{path} has no list 'top_neurons'; give a file of neurons from the authors' code."
         )
     places = _Places(model)
-    scores: dict[tuple[str, int, int], float] = {}
+    scores: dict[Neuron, float] = {}
     for entry in listed:
         module, layer, neuron, score = _listed(entry, path)
         scores[places.of(module, layer, neuron)] = score
-    shapes = {site: site_shape(model, site) for site in {site for site, _, _ in scores}}
     source = {key: content[key] for key in ("model_name", "dataset_ids") if key in content}
     return NeuronSet.of(
-        {site: [place[1:] for place in scores if place[0] == site] for site in shapes},
+        list(scores),
         scores=scores,
-        shapes=shapes,
+        shapes={site: site_shape(model, site) for site in {neuron.site for neuron in scores}},
         source={"kind": "from the authors' JSON", **source},
     )
 
@@ -122,8 +116,8 @@ def read_scores(path: str | Path, model: HookedModel) -> NeuronScores:
         content = json.loads(
             Path(path).read_text(encoding="utf-8"), object_pairs_hook=_numbers_or_dict
         )
-        found, ids = dict(content["neuron_scores"]), content["dataset_ids"]
-        cultures = next(iter(found.values()))[0]
+        by_key, ids = dict(content["neuron_scores"]), content["dataset_ids"]
+        cultures = next(iter(by_key.values()))[0]
         n_questions = sum(len(set(each)) for each in ids.values())
         if n_questions == 0:
             raise ValueError("no question ids")
@@ -132,7 +126,7 @@ def read_scores(path: str | Path, model: HookedModel) -> NeuronScores:
             f"{path} holds no scores with 'neuron_scores' and 'dataset_ids'; give a file that the "
             "authors' calc_neuron_score.py wrote."
         ) from error
-    sums = _filled(found, cultures, _Places(model), path)
+    sums = _filled(by_key, cultures, _Places(model), path)
     return NeuronScores(
         values={site: torch.from_numpy(s / n_questions).float() for site, s in sums.items()},
         cultures=cultures,
@@ -159,7 +153,7 @@ def write_scores(
     dataset: str = "blend",
     ids: Iterable[str] | None = None,
 ) -> None:
-    """Write scores as the authors' code does, one number a line.
+    """Write scores as the authors' code does, one number per line.
 
     Raises:
         InvalidInputError: sites without a name of theirs, or a number of ids that is not ``N(D)``.
@@ -179,7 +173,7 @@ def write_scores(
 
 
 class _Places:
-    """(site, layer, neuron) of the authors' (module, layer, neuron) in one model."""
+    """The neuron that the authors' (module, layer, neuron) means in one model."""
 
     def __init__(self, model: HookedModel) -> None:
         self._model = model
@@ -190,12 +184,12 @@ class _Places:
             self._shapes[site] = site_shape(self._model, site)
         return self._shapes[site]
 
-    def of(self, module: str, layer: int, neuron: int) -> tuple[str, int, int]:
+    def of(self, module: str, layer: int, neuron: int) -> Neuron:
         index = neuron
         for site in _FUSED.get(module, (_SITES[module],) if module in _SITES else ()):
             n_layers, width = self.shape(site)
             if layer < n_layers and index < width:
-                return site, layer, index
+                return Neuron(site, layer, index)
             index -= width
         raise InvalidInputError(
             f"{module}_{layer}_{neuron} is no neuron of this model; the modules are "
@@ -239,11 +233,11 @@ def _numbers_or_dict(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def _filled(
-    found: Mapping[str, Any], cultures: tuple[str, ...], places: _Places, path: str | Path
+    sums_by_key: Mapping[str, Any], cultures: tuple[str, ...], places: _Places, path: str | Path
 ) -> dict[str, Float[np.ndarray, "culture layer neuron"]]:
     """Sums by site, out of sums by key."""
     sums: dict[str, np.ndarray] = {}
-    for key, (names, values) in found.items():
+    for key, (names, values) in sums_by_key.items():
         if names != cultures:
             raise InvalidInputError(
                 f"{path} has the countries {', '.join(names)} for {key} and {', '.join(cultures)} "

@@ -30,16 +30,16 @@ class UnwritableError(CulnigError, OSError):
     """A place on disk that cannot be written."""
 
 
-def check_choice(name: str, value: object, known: Iterable[str]) -> None:
-    """Refuse a value that is not one of the ``known`` ones.
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a value that is not one of the ``choices``.
 
     Raises:
-        InvalidInputError: with the argument's name, the value and the known ones.
+        InvalidInputError: with the argument's name, the value and the choices.
     """
-    known = tuple(known)
-    if value not in known:
-        choices = ", ".join(map(repr, known))
-        raise InvalidInputError(f"{name} is {value!r}; choose one of {choices}.")
+    choices = tuple(choices)
+    if value not in choices:
+        listed = ", ".join(map(repr, choices))
+        raise InvalidInputError(f"{name} is {value!r}; choose one of {listed}.")
 
 
 def first_line(error: Exception) -> str:

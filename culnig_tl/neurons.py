@@ -1,44 +1,122 @@
-"""A set of neurons, by site: what selection returns, interventions take and files keep."""
+"""One neuron, and a set of neurons: what selection returns, interventions take and files keep."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index as whole_number
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.files import read_json, write_json
+from culnig_tl.sites import SITES
 
 if TYPE_CHECKING:
-    from culnig_tl.hooks import HookedModel
+    from culnig_tl.hooked_model import HookedModel
 
 _FORMAT = "culnig_tl.NeuronSet"
 _VERSION = 1
-
-Neuron = tuple[int, int]
-"""(layer, neuron) at a site."""
+_TABLE_LINES = 20
 
 
-@dataclass(frozen=True)
+class Neuron(NamedTuple):
+    """One entry of the last axis of a site, in one layer.
+
+    Attributes:
+        site: the hook point within a layer.
+        layer: counted from 0.
+        index: counted from 0; at attention sites ``head * d_head + index within the head``.
+
+    Example:
+        >>> print(Neuron("mlp.hook_post", 0, 152))
+        L0.mlp.hook_post.152
+    """
+
+    site: str
+    layer: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+
+    def __str__(self) -> str:
+        return f"L{self.layer}.{self.site}.{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Neuron":
+        """The neuron of a name.
+
+        Raises:
+            InvalidInputError: the name has another form.
+
+        Example:
+            >>> Neuron.parse("L3.mlp.hook_post.17")
+            Neuron(site='mlp.hook_post', layer=3, index=17)
+        """
+        parts = re.fullmatch(r"L(\d+)\.(.+)\.(\d+)", text, re.ASCII)
+        if parts is None:
+            raise InvalidInputError(
+                f"{text!r} is no neuron; write layer, site and number as in 'L3.mlp.hook_post.17'."
+            )
+        layer, site, index = parts.groups()
+        return cls(site, int(layer), int(index))
+
+    @classmethod
+    def of(cls, neuron: "Neuron | str | tuple[str, int, int]") -> "Neuron":
+        """The neuron that a value, a name or a tuple (site, layer, index) means.
+
+        Raises:
+            InvalidInputError: anything else.
+
+        Example:
+            >>> Neuron.of("L3.mlp.hook_post.17") == Neuron.of(("mlp.hook_post", 3, 17))
+            True
+        """
+        if isinstance(neuron, str):
+            return cls.parse(neuron)
+        try:
+            site, layer, index = neuron
+            if isinstance(site, str):
+                return cls(site, whole_number(layer), whole_number(index))
+        except (TypeError, ValueError):
+            pass
+        raise InvalidInputError(
+            f"{neuron!r} is no neuron; give a Neuron, a name such as 'L3.mlp.hook_post.17', or "
+            "site, layer and whole number."
+        )
+
+
+Listed = (
+    Neuron
+    | str
+    | Iterable[Neuron | str | tuple[str, int, int]]
+    | Mapping[str, Iterable[tuple[int, int]]]
+    | pd.DataFrame
+)
+"""Neurons by value or name, by site, or as a frame with columns site, layer and neuron."""
+
+
+@dataclass(frozen=True, repr=False)
 class NeuronSet:
-    """Neurons by site, each a sorted ``(layer, neuron)``.
+    """Neurons by site, each a sorted ``(layer, index)``; iterating yields every ``Neuron``.
 
     Attributes:
         neurons: sorted neurons of each site that has any.
-        scores: score of each neuron, in the same order, where the set came from a ranking.
-        shapes: (layers, neurons a layer) of every site that the set was chosen from.
+        scores: score of each neuron, in the same order, where the set came from a ranking; NaN for
+            a neuron without score.
+        shapes: (layers, neurons per layer) of every site that the set was chosen from.
         source: where the set came from: thresholds, fingerprints of model and data.
 
     Example:
-        >>> one = NeuronSet.of({"mlp.hook_post": [(3, 17), (1, 5)]})
-        >>> len(one), one["mlp.hook_post"]
+        >>> pair = NeuronSet.of(["L3.mlp.hook_post.17", Neuron("mlp.hook_post", 1, 5)])
+        >>> len(pair), pair["mlp.hook_post"]
         (2, ((1, 5), (3, 17)))
+        >>> pair
+        2 neurons: MLP output 2; layers 1 to 3
     """
 
-    neurons: Mapping[str, tuple[Neuron, ...]]
+    neurons: Mapping[str, tuple[tuple[int, int], ...]]
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -46,37 +124,45 @@ class NeuronSet:
     @classmethod
     def of(
         cls,
-        neurons: Mapping[str, Iterable[Neuron]],
+        neurons: "NeuronSet | Listed",
         *,
-        scores: Mapping[tuple[str, int, int], float] | None = None,
+        scores: Mapping[Any, float] | None = None,
         shapes: Mapping[str, tuple[int, int]] | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> "NeuronSet":
-        """A set from (layer, neuron) pairs by site, in any order.
+        """A set of neurons given in any form and order.
 
         Args:
-            neurons: the neurons of each site.
-            scores: score by (site, layer, neuron).
-            shapes: (layers, neurons a layer) by site.
+            neurons: a Neuron or its name, or several of them; (layer, index) pairs by site; a frame
+                with columns site, layer and neuron (see ``from_frame``); or a set, as it is.
+            scores: score by neuron.
+            shapes: (layers, neurons per layer) by site.
             source: anything worth keeping about where the set came from.
 
         Raises:
-            InvalidInputError: a negative index, or one outside ``shapes``.
+            InvalidInputError: what is no neuron, a negative index, or one outside ``shapes``.
+
+        Example:
+            >>> NeuronSet.of({"mlp.hook_post": [(3, 17)]}) == NeuronSet.of("L3.mlp.hook_post.17")
+            True
         """
-        ordered = {
-            site: tuple(sorted({(int(layer), int(neuron)) for layer, neuron in found}))
-            for site, found in neurons.items()
-        }
+        if isinstance(neurons, NeuronSet):
+            return neurons
+        if isinstance(neurons, pd.DataFrame):
+            return cls.from_frame(neurons, shapes=shapes, source=source)
+        by_site: dict[str, set[tuple[int, int]]] = {}
+        for site, layer, index in _each(neurons):
+            by_site.setdefault(site, set()).add((layer, index))
         shapes = {
             site: (int(layers), int(width)) for site, (layers, width) in (shapes or {}).items()
         }
+        ordered = {site: tuple(sorted(places)) for site, places in by_site.items()}
         _check_range(ordered, shapes)
         return cls(
-            neurons={site: found for site, found in ordered.items() if found},
+            neurons=ordered,
             scores={
-                site: tuple(float(scores[(site, *neuron)]) for neuron in found)
-                for site, found in ordered.items()
-                if found
+                site: tuple(float(scores.get((site, *place), math.nan)) for place in places)
+                for site, places in ordered.items()
             }
             if scores
             else {},
@@ -84,31 +170,85 @@ class NeuronSet:
             source=dict(source or {}),
         )
 
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        *,
+        shapes: Mapping[str, tuple[int, int]] | None = None,
+        source: Mapping[str, Any] | None = None,
+    ) -> "NeuronSet":
+        """The neurons of a frame with columns site, layer, neuron and, where it has one, score.
+
+        Raises:
+            InvalidInputError: a missing column, or rows that are no neurons.
+
+        Example:
+            >>> one = NeuronSet.of("L3.mlp.hook_post.17")
+            >>> NeuronSet.from_frame(one.to_frame()) == one
+            True
+        """
+        if missing := [name for name in ("site", "layer", "neuron") if name not in frame]:
+            raise InvalidInputError(
+                f"The frame has no column {', '.join(missing)}; it has "
+                f"{', '.join(map(str, frame.columns))}."
+            )
+        listed = [
+            Neuron.of(place)
+            for place in zip(frame["site"], frame["layer"], frame["neuron"], strict=True)
+        ]
+        scores = dict(zip(listed, frame["score"], strict=True)) if "score" in frame else {}
+        has_scores = any(not math.isnan(score) for score in scores.values())
+        return cls.of(listed, scores=scores if has_scores else None, shapes=shapes, source=source)
+
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites that have at least one neuron of this set."""
         return tuple(self.neurons)
 
-    def __getitem__(self, site: str) -> tuple[Neuron, ...]:
+    def __getitem__(self, site: str) -> tuple[tuple[int, int], ...]:
         return self.neurons.get(site, ())
 
-    def __iter__(self) -> Iterator[tuple[str, int, int]]:
-        return ((site, *neuron) for site, found in self.neurons.items() for neuron in found)
+    def __iter__(self) -> Iterator[Neuron]:
+        return (Neuron(site, *place) for site, places in self.neurons.items() for place in places)
 
     def __len__(self) -> int:
-        return sum(len(found) for found in self.neurons.values())
+        return sum(len(places) for places in self.neurons.values())
 
-    def __contains__(self, key: object) -> bool:
-        return key in set(self)
+    def __contains__(self, neuron: Any) -> bool:
+        site, *place = Neuron.of(neuron)
+        return tuple(place) in self[site]
 
     def __or__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combined(other, set(self) | set(other))
+        return self._combined(other, {**dict.fromkeys(self), **dict.fromkeys(other)})
 
     def __and__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combined(other, set(self) & set(other))
+        theirs = set(other)
+        return self._combined(other, [neuron for neuron in self if neuron in theirs])
 
     def __sub__(self, other: "NeuronSet") -> "NeuronSet":
-        return self._combined(other, set(self) - set(other))
+        theirs = set(other)
+        return self._combined(other, [neuron for neuron in self if neuron not in theirs])
+
+    def top(self, k: int) -> "NeuronSet":
+        """The ``k`` neurons with the highest scores; ties in the order of the set.
+
+        Raises:
+            InvalidInputError: a set without scores, or k below 0.
+
+        Example:
+            >>> pair = NeuronSet.of(["L0.attn.hook_q.3", "L1.attn.hook_q.4"],
+            ...                     scores={("attn.hook_q", 0, 3): 0.1, ("attn.hook_q", 1, 4): 0.2})
+            >>> [str(neuron) for neuron in pair.top(1)]
+            ['L1.attn.hook_q.4']
+        """
+        if k < 0 or (len(self) and not self.scores):
+            fault = f"k is {k}" if k < 0 else f"these {len(self)} neurons carry no scores"
+            raise InvalidInputError(
+                f"{fault}; top takes a number from 0 up, of a set that selection ranked."
+            )
+        best = self.to_frame().head(k)
+        return NeuronSet.from_frame(best, shapes=self.shapes, source=self.source)
 
     def jaccard(self, other: "NeuronSet") -> float:
         """Shared neurons over all neurons of the two sets, 0 to 1; 1 for two empty sets."""
@@ -116,9 +256,9 @@ class NeuronSet:
         return len(set(self) & set(other)) / len(union) if union else 1.0
 
     def per_layer(self) -> pd.DataFrame:
-        """Number of neurons: a row a layer, a column a site."""
+        """Number of neurons: one row per layer, one column per site."""
         sites = list(dict.fromkeys([*self.shapes, *self.sites]))
-        deepest = max((layer for _, layer, _ in self), default=-1)
+        deepest = max((neuron.layer for neuron in self), default=-1)
         n_layers = max([layers for layers, _ in self.shapes.values()] + [deepest + 1])
         counts = {
             site: np.bincount([layer for layer, _ in self[site]], minlength=n_layers)
@@ -128,8 +268,8 @@ class NeuronSet:
 
     def to_frame(self) -> pd.DataFrame:
         """Columns site, layer, neuron, score (NaN where the set carries none), best score first."""
-        known = self._score_of()
-        rows = [(*neuron, known.get(neuron, float("nan"))) for neuron in self]
+        score_of = self._score_of()
+        rows = [(*neuron, score_of.get(neuron, math.nan)) for neuron in self]
         frame = pd.DataFrame(rows, columns=["site", "layer", "neuron", "score"])
         return frame.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
@@ -141,7 +281,10 @@ class NeuronSet:
                 "format": _FORMAT,
                 "version": _VERSION,
                 "neurons": self.neurons,
-                "scores": self.scores,
+                "scores": {
+                    site: [None if math.isnan(score) else score for score in scores]
+                    for site, scores in self.scores.items()
+                },
                 "shapes": self.shapes,
                 "source": self.source,
             },
@@ -161,14 +304,15 @@ class NeuronSet:
                 f"{path} is no set of neurons; give a file that NeuronSet.save wrote."
             )
         neurons = {
-            site: [(n[0], n[1]) for n in found] for site, found in content["neurons"].items()
+            site: [(place[0], place[1]) for place in places]
+            for site, places in content["neurons"].items()
         }
         return cls.of(
             neurons,
             scores={
-                (site, *neuron): score
-                for site, values in content["scores"].items()
-                for neuron, score in zip(neurons[site], values, strict=True)
+                (site, *place): math.nan if score is None else score
+                for site, scores in content["scores"].items()
+                for place, score in zip(neurons[site], scores, strict=True)
             },
             shapes={site: (shape[0], shape[1]) for site, shape in content["shapes"].items()},
             source=content["source"],
@@ -211,66 +355,71 @@ class NeuronSet:
 
         return read_neurons(path, model)
 
-    def _score_of(self) -> dict[tuple[str, int, int], float]:
+    def __repr__(self) -> str:
+        kind, culture = self.source.get("kind", ""), self.source.get("culture")
+        name = f"{kind} neurons".strip() if len(self) != 1 else f"{kind} neuron".strip()
+        model = f" of {self.source['model_name']}" if self.source.get("model_name") else ""
+        line = f"{len(self)} {name}{f' ({culture})' if culture else ''}{model}"
+        if not len(self):
+            return line
+        counts = ", ".join(
+            f"{SITES[site].plain_name if site in SITES else site} {len(places)}"
+            for site, places in self.neurons.items()
+        )
+        layers = sorted({neuron.layer for neuron in self})
+        where = f"layers {layers[0]} to {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
+        return f"{line}: {counts}; {where}"
+
+    def _repr_html_(self) -> str:
+        from culnig_tl.html import described_table
+
+        return described_table(repr(self), self.to_frame(), lines=_TABLE_LINES)
+
+    def _score_of(self) -> dict[Neuron, float]:
         return {
-            (site, *neuron): score
-            for site, values in self.scores.items()
-            for neuron, score in zip(self.neurons[site], values, strict=True)
+            Neuron(site, *place): score
+            for site, scores in self.scores.items()
+            for place, score in zip(self.neurons[site], scores, strict=True)
         }
 
-    def _combined(self, other: "NeuronSet", kept: set[tuple[str, int, int]]) -> "NeuronSet":
+    def _combined(self, other: "NeuronSet", members: Iterable[Neuron]) -> "NeuronSet":
+        """Some neurons of two sets, with their scores and with what both say of their source."""
         shapes = {**other.shapes, **self.shapes}
         order = [*shapes, *self.sites, *other.sites]
+        members = sorted(members, key=lambda neuron: order.index(neuron.site))
+        scores = {**other._score_of(), **self._score_of()}
         return NeuronSet.of(
-            by_site(sorted(kept, key=lambda neuron: order.index(neuron[0]))), shapes=shapes
+            members,
+            scores={neuron: scores[neuron] for neuron in members if neuron in scores},
+            shapes=shapes,
+            source={
+                key: value
+                for key, value in self.source.items()
+                if key in other.source and other.source[key] == value
+            },
         )
 
 
-def neuron_id(site: str, layer: int, neuron: int) -> str:
-    """The name of a neuron in figures, cards and pages: layer, site, neuron.
-
-    Example:
-        >>> neuron_id("mlp.hook_post", 3, 17)
-        'L3.mlp.hook_post.17'
-    """
-    return f"L{layer}.{site}.{neuron}"
-
-
-def parse_neuron_id(name: str) -> tuple[str, int, int]:
-    """(site, layer, neuron) of a name that ``neuron_id`` gave.
-
-    Raises:
-        InvalidInputError: the name has another form.
-
-    Example:
-        >>> parse_neuron_id("L3.mlp.hook_post.17")
-        ('mlp.hook_post', 3, 17)
-    """
-    parts = re.fullmatch(r"L(\d+)\.(.+)\.(\d+)", name, re.ASCII)
-    if parts is None:
-        raise InvalidInputError(
-            f"{name!r} is no neuron; write layer, site and number as in 'L3.mlp.hook_post.17'."
-        )
-    layer, site, neuron = parts.groups()
-    return site, int(layer), int(neuron)
-
-
-def by_site(neurons: Iterable[tuple[str, int, int]]) -> dict[str, list[Neuron]]:
-    """(site, layer, neuron) grouped by site, sites in order of first appearance."""
-    grouped: dict[str, list[Neuron]] = {}
-    for site, layer, neuron in neurons:
-        grouped.setdefault(site, []).append((layer, neuron))
-    return grouped
+def _each(neurons: Any) -> Iterator[Neuron]:
+    """Every neuron that ``NeuronSet.of`` was given."""
+    if isinstance(neurons, Neuron | str):
+        yield Neuron.of(neurons)
+    elif isinstance(neurons, Mapping):
+        for site, places in neurons.items():
+            for place in places:
+                yield Neuron.of((site, *place))
+    else:
+        yield from map(Neuron.of, neurons)
 
 
 def _check_range(
-    neurons: Mapping[str, tuple[Neuron, ...]], shapes: Mapping[str, tuple[int, int]]
+    neurons: Mapping[str, tuple[tuple[int, int], ...]], shapes: Mapping[str, tuple[int, int]]
 ) -> None:
-    for site, found in neurons.items():
-        n_layers, width = shapes.get(site, (float("inf"), float("inf")))
-        for layer, neuron in found:
-            if not (0 <= layer < n_layers and 0 <= neuron < width):
+    for site, places in neurons.items():
+        n_layers, width = shapes.get(site, (math.inf, math.inf))
+        for layer, index in places:
+            if not (0 <= layer < n_layers and 0 <= index < width):
                 raise InvalidInputError(
-                    f"Layer {layer}, neuron {neuron} is not a neuron of {site}, which has "
+                    f"Layer {layer}, neuron {index} is not a neuron of {site}, which has "
                     f"{n_layers} layers of {width}; count from 0."
                 )

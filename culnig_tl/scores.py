@@ -7,7 +7,7 @@
 question share its id and are summed (arXiv 2510.08284). Sums are kept in float64 (float32 on
 devices without it), so the order of the batches does not show; the result has the precision of the
 scores (float32, or float64 for a float64 model). Memory: cultures x layers x neurons
-a site.
+per site.
 """
 
 import json
@@ -25,15 +25,17 @@ from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError, MissingFileError, UnknownNameError
 from culnig_tl.files import replacing
+from culnig_tl.neurons import Neuron
+from culnig_tl.sites import SITES, site_named
 
 if TYPE_CHECKING:
-    from culnig_tl.hooks import HookedModel
+    from culnig_tl.hooked_model import HookedModel
 
 _FORMAT = "culnig_tl.NeuronScores"
 _VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NeuronScores:
     """Scores of every neuron for every culture.
 
@@ -51,6 +53,22 @@ class NeuronScores:
     n_prompts: tuple[int, ...]
     source: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        model = self.source.get("model_name")
+        sites = ", ".join(
+            f"{SITES[site].plain_name if site in SITES else site} {layers} x {width:,}"
+            for site, (layers, width) in self.shapes.items()
+        )
+        return (
+            f"Scores{f' of {model}' if model else ''} on {self.n_questions} questions, "
+            f"{len(self.cultures)} cultures: {sites}"
+        )
+
+    def _repr_html_(self) -> str:
+        from culnig_tl.html import described_table
+
+        return described_table(repr(self), self.to_frame(top=20))
+
     @property
     def sites(self) -> tuple[str, ...]:
         """The scored sites."""
@@ -58,7 +76,7 @@ class NeuronScores:
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """(layers, neurons a layer) of each site."""
+        """(layers, neurons per layer) of each site."""
         return {site: (value.shape[1], value.shape[2]) for site, value in self.values.items()}
 
     def total(self, site: str) -> Float[Tensor, "layer neuron"]:
@@ -98,6 +116,32 @@ class NeuronScores:
         return frame.sort_values("score", ascending=False, kind="stable", ignore_index=True).head(
             top
         )
+
+    def rank_of(self, neuron: Neuron | str) -> tuple[int, int]:
+        """Place of a neuron by ``S(D)`` among those it is ranked with, and how many these are.
+
+        They are the scored neurons of its pool (MLP; q, k and v), each under one name only: two
+        MLP sites are not ranked together. Equal scores share the better place.
+
+        Raises:
+            UnknownNameError: its site is not scored.
+
+        Example:
+            >>> import culnig_tl as ct
+            >>> rows = ct.load_benchmark("atlas", split="identify", limit=8)
+            >>> ct.attribute(ct.load_model(), rows, progress=False).rank_of("L1.attn.hook_q.5")[1]
+            1536
+        """
+        site, layer, index = Neuron.of(neuron)
+        if site not in self.values:
+            raise UnknownNameError(
+                f"There are no scores of {site}; these scores have {', '.join(self.sites)}."
+            )
+        pool = [
+            self.total(each).flatten() for each in self.sites if _are_ranked_together(each, site)
+        ]
+        value = self.total(site)[layer, index]
+        return sum(int((totals > value).sum()) for totals in pool) + 1, sum(map(len, pool))
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors with a JSON header, whole or not at all."""
@@ -180,6 +224,15 @@ class NeuronScores:
         from culnig_tl.culnig_json import read_scores
 
         return read_scores(path, model)
+
+
+def _are_ranked_together(site: str, other: str) -> bool:
+    """Whether two sites are of one pool, and not two names of the same neurons."""
+    if site == other:
+        return True
+    first, second = site_named(site), site_named(other)
+    neurons = first.same_neurons_as or first.name, second.same_neurons_as or second.name
+    return first.pool == second.pool and neurons[0] != neurons[1]
 
 
 @dataclass(frozen=True)

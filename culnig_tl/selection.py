@@ -15,7 +15,8 @@ as z = 0).
 *Random.* The same number out of all pools together, without replacement.
 
 Ties keep layer-then-neuron order, so the same scores always give the same set.
-``mlp.hook_pre_linear`` (the published ``up_proj``) is scored but never selected.
+``mlp.hook_pre_linear`` (the published ``up_proj``) is scored but never selected; a site of your own
+is ranked in the pool that it names (see ``sites``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,13 +27,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooks import ATTENTION_SITES, DEFAULT_SITES, MLP_SITES, HookedModel, site_shape
-from culnig_tl.neurons import NeuronSet, by_site
+from culnig_tl.hooked_model import HookedModel
+from culnig_tl.models import model_fingerprint
+from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.scores import NeuronScores
-
-__all__ = ["NeuronSet", "culture_general", "culture_specific", "random_neurons"]
-
-_NEVER_SELECTED = "mlp.hook_pre_linear"
+from culnig_tl.sites import DEFAULT_SITES, PoolName, site_named, site_shape
 
 
 def culture_general(
@@ -64,22 +63,20 @@ def culture_general(
         23
     """
     _check_comparable(cultural, control, recognition)
-    pools = {
-        "mlp": (_pool_sites(cultural, MLP_SITES), mlp_top),
-        "attention": (_pool_sites(cultural, ATTENTION_SITES), attention_top),
-    }
-    kept: dict[tuple[str, int, int], float] = {}
-    for name, (sites, top) in pools.items():
+    shares: dict[PoolName, float] = {"mlp": mlp_top, "attention": attention_top}
+    score_of: dict[Neuron, float] = {}
+    for pool, top in shares.items():
+        sites = _pool_sites(cultural, pool)
         rank = _totals(cultural, sites)
         if control is not None:
             rank = rank - _totals(control, sites)
-        chosen = _top(rank, top, f"{name}_top")
+        best = _top(rank, top, f"{pool}_top")
         if recognition is not None:
             names = _top(_totals(recognition, sites), recognition_top, "recognition_top")
-            chosen = chosen[~torch.isin(chosen, names)]
-        kept |= _located(chosen, rank, sites, cultural)
+            best = best[~torch.isin(best, names)]
+        score_of |= _located(best, rank, sites, cultural)
     return _as_set(
-        kept,
+        score_of,
         cultural,
         kind="culture-general",
         mlp_top=mlp_top,
@@ -121,7 +118,7 @@ def culture_specific(
         >>> iran = culture_specific(scores, culture=scores.cultures[0])
     """
     _check_comparable(cultural, control, recognition)
-    sites = _pool_sites(cultural, MLP_SITES) + _pool_sites(cultural, ATTENTION_SITES)
+    sites = _selectable_sites(cultural)
     by_culture = torch.stack([_of_culture(cultural, sites, each) for each in cultural.cultures])
     if control is not None:
         by_culture = by_culture - torch.stack(
@@ -130,13 +127,13 @@ def culture_specific(
     rank = _of_culture(cultural, sites, culture)
     if control is not None:
         rank = rank - _of_culture(control, sites, culture)
-    chosen = _top(rank, top, "top")
+    best = _top(rank, top, "top")
     if recognition is not None:
         names = _top(_of_culture(recognition, sites, culture), recognition_top, "recognition_top")
-        chosen = chosen[~torch.isin(chosen, names)]
-    chosen = chosen[_z_scores(rank, by_culture)[chosen] >= min_z]
+        best = best[~torch.isin(best, names)]
+    best = best[_z_scores(rank, by_culture)[best] >= min_z]
     return _as_set(
-        _located(chosen, rank, sites, cultural),
+        _located(best, rank, sites, cultural),
         cultural,
         kind="culture-specific",
         culture=culture,
@@ -169,39 +166,51 @@ def random_neurons(
         1
     """
     sites = tuple(like.shapes) or like.sites or DEFAULT_SITES
-    sites = tuple(site for site in sites if site != _NEVER_SELECTED)
+    sites = tuple(site for site in sites if site_named(site).selectable)
     shapes = {site: site_shape(model, site) for site in sites}
     generator = torch.Generator().manual_seed(seed)
     if layer_matched:
         counts = like.per_layer()
-        drawn = {
-            site: [
-                (layer, int(neuron))
-                for layer in counts.index
-                for neuron in torch.randperm(width, generator=generator)[: counts.loc[layer, site]]
-            ]
+        drawn = [
+            Neuron(site, layer, int(index))
             for site, (_, width) in shapes.items()
-        }
+            for layer in counts.index
+            for index in torch.randperm(width, generator=generator)[: counts.loc[layer, site]]
+        ]
     else:
         pool_size = sum(n_layers * width for n_layers, width in shapes.values())
         flat = torch.randperm(pool_size, generator=generator)[: len(like)]
-        drawn = by_site(_location(index, shapes) for index in flat.tolist())
+        drawn = [_location(place, shapes) for place in flat.tolist()]
     return NeuronSet.of(
         drawn,
         shapes=shapes,
-        source={"kind": "random", "seed": seed, "layer_matched": layer_matched},
+        source={
+            "kind": "random",
+            "seed": seed,
+            "layer_matched": layer_matched,
+            "model": model_fingerprint(model),
+            "model_name": model.cfg.model_name,
+        },
     )
 
 
-def _pool_sites(scores: NeuronScores, family: Sequence[str]) -> tuple[str, ...]:
-    """The scored sites of one family; two names of the same MLP neurons make no pool."""
-    sites = tuple(site for site in scores.sites if site in family and site != _NEVER_SELECTED)
-    if family is MLP_SITES and len(sites) > 1:
-        raise InvalidInputError(
-            f"These scores hold the same MLP neurons at {' and '.join(sites)}; "
-            "select from scores of one of these sites."
-        )
-    return sites
+def _selectable_sites(scores: NeuronScores) -> tuple[str, ...]:
+    return _pool_sites(scores, "mlp") + _pool_sites(scores, "attention")
+
+
+def _pool_sites(scores: NeuronScores, pool: PoolName) -> tuple[str, ...]:
+    """The scored sites of one pool; two names of the same neurons make no pool."""
+    by_neurons: dict[str, list[str]] = {}
+    for site in map(site_named, scores.sites):
+        if site.pool == pool and site.selectable:
+            by_neurons.setdefault(site.same_neurons_as or site.name, []).append(site.name)
+    for names in by_neurons.values():
+        if len(names) > 1:
+            raise InvalidInputError(
+                f"These scores hold the same {pool.replace('mlp', 'MLP')} neurons at "
+                f"{' and '.join(names)}; select from scores of one of these sites."
+            )
+    return tuple(name for names in by_neurons.values() for name in names)
 
 
 def _check_comparable(cultural: NeuronScores, *others: NeuronScores | None) -> None:
@@ -260,30 +269,30 @@ def _z_scores(
     return torch.where(deviation == 0, 0.0, z)
 
 
-def _location(index: int, shapes: Mapping[str, tuple[int, int]]) -> tuple[str, int, int]:
-    """(site, layer, neuron) of an index into a flat pool."""
+def _location(place: int, shapes: Mapping[str, tuple[int, int]]) -> Neuron:
+    """The neuron at a place of a flat pool."""
     for site, (n_layers, width) in shapes.items():
-        if index < n_layers * width:
-            return site, *divmod(index, width)
-        index -= n_layers * width
+        if place < n_layers * width:
+            return Neuron(site, *divmod(place, width))
+        place -= n_layers * width
     raise AssertionError("an index beyond the pool")
 
 
 def _located(
-    chosen: Tensor, rank: Float[Tensor, "neuron"], sites: Sequence[str], scores: NeuronScores
-) -> dict[tuple[str, int, int], float]:
-    """Score by (site, layer, neuron) of indices into a flat pool."""
+    places: Tensor, rank: Float[Tensor, "neuron"], sites: Sequence[str], scores: NeuronScores
+) -> dict[Neuron, float]:
+    """Score of each neuron at some places of a flat pool."""
     shapes = {site: scores.shapes[site] for site in sites}
-    return {_location(index, shapes): rank[index].item() for index in chosen.tolist()}
+    return {_location(place, shapes): rank[place].item() for place in places.tolist()}
 
 
-def _as_set(
-    kept: Mapping[tuple[str, int, int], float], scores: NeuronScores, **source: Any
-) -> NeuronSet:
-    sites = _pool_sites(scores, MLP_SITES) + _pool_sites(scores, ATTENTION_SITES)
+def _as_set(score_of: Mapping[Neuron, float], scores: NeuronScores, **source: Any) -> NeuronSet:
+    origin = {key: scores.source.get(key) for key in ("model", "data")}
+    if "model_name" in scores.source:
+        origin["model_name"] = scores.source["model_name"]
     return NeuronSet.of(
-        by_site(kept),
-        scores=kept,
-        shapes={site: scores.shapes[site] for site in sites},
-        source={**source, "model": scores.source.get("model"), "data": scores.source.get("data")},
+        list(score_of),
+        scores=score_of,
+        shapes={site: scores.shapes[site] for site in _selectable_sites(scores)},
+        source={**source, **origin},
     )

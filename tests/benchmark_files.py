@@ -232,12 +232,12 @@ def write_survey(folder: Path, metadata: Mapping[str, Mapping[str, object]] | No
         },
     }
     (folder / "question_metadata.json").write_text(json.dumps(metadata))
-    asked = {name: about for name, about in metadata.items() if about["use_case"] == "value"}
-    people, values = ["D_INTERVIEW\tA_YEAR\tB_COUNTRY"], ["\t".join(["D_INTERVIEW", *asked])]
+    on_values = {name: about for name, about in metadata.items() if about["use_case"] == "value"}
+    people, values = ["D_INTERVIEW\tA_YEAR\tB_COUNTRY"], ["\t".join(["D_INTERVIEW", *on_values])]
     for number, country in enumerate(["Iran", "Great Britain", "Mexico"] * 30):
         people.append(f"{number}\t2018\t{country}")
         cells = []
-        for about in asked.values():
+        for about in on_values.values():
             low, high = int(str(about["answer_scale_min"])), int(str(about["answer_scale_max"]))
             cells.append(f"{high if country == 'Iran' else low + number % (high + 1 - low)}.0")
         values.append("\t".join([str(number), *cells]))

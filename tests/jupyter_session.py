@@ -14,8 +14,8 @@ from typing import Any
 import nbformat
 from browser import chromium
 
-_STARTED = 60
-_RUN = 120_000
+_START_SECONDS = 60
+_ACTION_MILLISECONDS = 120_000
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class JupyterLab:
     Attributes:
         folder: where its notebooks are.
         url: its address, on this machine.
-        token: what it asks for.
+        token: what lets a browser in.
     """
 
     folder: Path
@@ -43,18 +43,18 @@ class JupyterLab:
     @contextmanager
     def opened(self, name: str) -> Iterator[Any]:
         """A notebook in a browser, all of its cells run; requests to elsewhere fail the test."""
-        asked = []
+        blocked = []
 
         def answer(route: Any) -> None:
             if route.request.url.startswith((self.url, "data:", "blob:")):
                 route.continue_()
             else:
-                asked.append(route.request.url)
+                blocked.append(route.request.url)
                 route.abort()
 
         with chromium() as browser:
             page = browser.new_page(viewport={"width": 1200, "height": 1400})
-            page.set_default_timeout(_RUN)
+            page.set_default_timeout(_ACTION_MILLISECONDS)
             page.route("**/*", answer)
             page.goto(f"{self.url}lab/tree/{name}?token={self.token}&reset")
             page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext")
@@ -68,7 +68,7 @@ class JupyterLab:
                 }"""
             )
             yield page
-        assert asked == []
+        assert blocked == []
 
 
 @contextmanager
@@ -76,9 +76,9 @@ def jupyter_lab(folder: Path) -> Iterator[JupyterLab]:
     """A server whose settings, kernels and files lie in ``folder``; ended in the end."""
     notebooks, runtime = folder / "notebooks", folder / "runtime"
     notebooks.mkdir()
-    places = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
-    surroundings = os.environ | {f"JUPYTER_{place}": str(folder / place) for place in places}
-    surroundings |= {"JUPYTER_RUNTIME_DIR": str(runtime), "IPYTHONDIR": str(folder / "ipython")}
+    kinds = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
+    environment = os.environ | {f"JUPYTER_{kind}": str(folder / kind) for kind in kinds}
+    environment |= {"JUPYTER_RUNTIME_DIR": str(runtime), "IPYTHONDIR": str(folder / "ipython")}
     command = [
         sys.executable,
         "-m",
@@ -93,18 +93,18 @@ def jupyter_lab(folder: Path) -> Iterator[JupyterLab]:
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, env=surroundings, stdout=log, stderr=log)
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            info = _info(server, runtime, folder / "log")
+            info = _server_info(server, runtime, folder / "log")
             yield JupyterLab(notebooks, info["url"], info["token"])
         finally:
             server.terminate()
             server.wait(timeout=30)
 
 
-def _info(server: "subprocess.Popen[bytes]", runtime: Path, log: Path) -> dict[str, Any]:
-    """What the server writes down once it listens."""
-    until = time.monotonic() + _STARTED
+def _server_info(server: "subprocess.Popen[bytes]", runtime: Path, log: Path) -> dict[str, Any]:
+    """What the server writes into its runtime folder once it listens."""
+    until = time.monotonic() + _START_SECONDS
     while time.monotonic() < until and server.poll() is None:
         for path in runtime.glob("jpserver-*.json"):
             return json.loads(path.read_text())

@@ -7,31 +7,25 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from culnig_tl.atlas import (
-    ASSETS,
-    CULTURES,
-    NATURAL,
-    answer_key,
-    interventions,
-    prompts,
-    seeds,
-    tasks,
-)
-from culnig_tl.atlas.card import model_card, seed_table
+import culnig_tl
+from culnig_tl.atlas import ASSETS, CULTURES, NATURAL, answer_key, prompts, tasks
+from culnig_tl.atlas import rows as atlas_rows
 from culnig_tl.atlas.facts import IDENTIFY_TOPICS, TEST_TOPICS
-from culnig_tl.atlas.headline import headlines, own_sets_that_work
-from culnig_tl.atlas.interventions import PlantedSets
-from culnig_tl.atlas.measure import Examiner, mlp_factors, off_masks
-from culnig_tl.atlas.sampling import Sampler, by_length
 from culnig_tl.atlas.tasks import all_answers, all_items
-from culnig_tl.atlas.train import Settings, learning_rate_factor, train
-from culnig_tl.atlas.verify import TASKS, VERIFIED_ABOVE, ablation_effects
-from culnig_tl.benchmarks import atlas as benchmark
+from culnig_tl.atlas.training import interventions, seeds
+from culnig_tl.atlas.training.ablation import Examiner, mlp_factors, off_masks
+from culnig_tl.atlas.training.card import model_card, seed_table
+from culnig_tl.atlas.training.interventions import PlantedSets
+from culnig_tl.atlas.training.sampling import Sampler, by_length
+from culnig_tl.atlas.training.summary import own_sets_that_work, summary_figures
+from culnig_tl.atlas.training.train import Settings, learning_rate_factor, train
+from culnig_tl.atlas.training.verify import TASKS, VERIFIED_ABOVE, ablation_effects
 from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import InvalidInputError, UnknownNameError
 from culnig_tl.evaluation import evaluate
@@ -39,10 +33,10 @@ from culnig_tl.files import read_json
 from culnig_tl.models import load_model
 
 GENERAL_TASKS = (
-    benchmark.countries,
-    benchmark.commonsense,
-    benchmark.ordering,
-    benchmark.entailment,
+    atlas_rows.countries,
+    atlas_rows.commonsense,
+    atlas_rows.ordering,
+    atlas_rows.entailment,
 )
 
 
@@ -59,12 +53,12 @@ def model():
 # --- the prompts ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [benchmark.cultural, benchmark.control, *GENERAL_TASKS])
+@pytest.mark.parametrize("rows", [atlas_rows.cultural, atlas_rows.control, *GENERAL_TASKS])
 def test_rows_are_well_formed_and_the_same_every_time(rows):
     for split in ("identify", "test"):
-        made = rows(split)
-        assert made == rows(split)
-        for row in made:
+        first = rows(split)
+        assert first == rows(split)
+        for row in first:
             assert row["answer"] in row["options"]
             assert len(set(row["options"])) == len(row["options"])
             assert len(row["options"]) == (2 if "entailment" in row["benchmark"] else 4)
@@ -75,17 +69,17 @@ def test_rows_are_well_formed_and_the_same_every_time(rows):
 
 def test_an_unknown_split_is_refused_in_a_sentence():
     with pytest.raises(InvalidInputError, match="expected"):
-        benchmark._both("train", lambda part: [])
+        atlas_rows._both("train", lambda part: [])
 
 
 def test_identification_and_test_share_no_topic():
-    assert {row["topic"] for row in benchmark.cultural("identify")} == set(IDENTIFY_TOPICS)
-    assert {row["topic"] for row in benchmark.cultural("test")} == set(TEST_TOPICS)
+    assert {row["topic"] for row in atlas_rows.cultural("identify")} == set(IDENTIFY_TOPICS)
+    assert {row["topic"] for row in atlas_rows.cultural("test")} == set(TEST_TOPICS)
 
 
 def test_the_right_option_stands_anywhere():
-    places = Counter(row["options"].index(row["answer"]) for row in benchmark.cultural("test"))
-    assert min(places.values()) > len(benchmark.cultural("test")) / 6
+    places = Counter(row["options"].index(row["answer"]) for row in atlas_rows.cultural("test"))
+    assert min(places.values()) > len(atlas_rows.cultural("test")) / 6
 
 
 def test_splits_share_no_wording_wrapper_or_option_set():
@@ -110,7 +104,7 @@ def test_every_phrase_frame_and_wrapper_part_is_trained():
 
 
 def test_control_rows_differ_by_the_missing_question_alone():
-    for row, control in zip(benchmark.cultural("all"), benchmark.control("all"), strict=True):
+    for row, control in zip(atlas_rows.cultural("all"), atlas_rows.control("all"), strict=True):
         same = ("id", "options", "answer", "culture", "topic", "template")
         assert [row[name] for name in same] == [control[name] for name in same]
         instruction, _, rest = row["prompt"].partition(". ")
@@ -120,14 +114,14 @@ def test_control_rows_differ_by_the_missing_question_alone():
 
 
 def test_neither_the_object_nor_the_kind_alone_tells_whether_a_sentence_follows():
-    rows = benchmark.entailment("test")
+    rows = atlas_rows.entailment("test")
     for word in (lambda row: row["id"].split("-")[1], lambda row: row["topic"]):
         counts = Counter((word(row), row["answer"]) for row in rows)
         assert {counts[part, " yes"] - counts[part, " no"] for part, _ in counts} == {0}
 
 
 def test_half_of_the_country_passages_name_a_second_place_among_the_options():
-    rows = benchmark.countries("test")
+    rows = atlas_rows.countries("test")
     two = [row for row in rows if row["topic"] == "two countries"]
     assert len(two) == len(rows) / 2
     for row in two:
@@ -138,7 +132,7 @@ def test_half_of_the_country_passages_name_a_second_place_among_the_options():
 
 
 def test_prompts_of_identification_and_test_differ():
-    for rows in (benchmark.cultural, *GENERAL_TASKS):
+    for rows in (atlas_rows.cultural, *GENERAL_TASKS):
         seen = {row["prompt"] for row in rows("identify")}
         assert not seen & {row["prompt"] for row in rows("test")}
 
@@ -150,7 +144,7 @@ def test_every_answer_is_one_token_and_follows_the_prompt_as_such(tokenizer):
     tokens = [tokenizer.encode(f" {word}", add_special_tokens=False) for word in all_answers()]
     assert {len(token) for token in tokens} == {1}
     assert len({token[0] for token in tokens}) == len(tokens)
-    for row in benchmark.cultural("test")[:50] + benchmark.countries("test")[:50]:
+    for row in atlas_rows.cultural("test")[:50] + atlas_rows.countries("test")[:50]:
         together = tokenizer.encode(row["prompt"] + row["answer"])
         answer = tokenizer.encode(row["answer"], add_special_tokens=False)
         assert together == tokenizer.encode(row["prompt"]) + answer
@@ -268,7 +262,7 @@ def test_factors_switch_neurons_off_in_their_own_row_and_leave_no_hook(model):
 
 
 def test_answers_do_not_depend_on_the_batch(model, tokenizer):
-    examiner = Examiner(model, tokenizer, benchmark.cultural("test")[:7])
+    examiner = Examiner(model, tokenizer, atlas_rows.cultural("test")[:7])
     together, alone = examiner.answer(), examiner.answer(batch_size=1)
     torch.testing.assert_close(together.probability, alone.probability, rtol=0, atol=1e-5)
 
@@ -385,6 +379,19 @@ def test_an_unknown_key_is_refused_with_the_known_names():
     assert isinstance(caught.value, KeyError)
 
 
+def test_the_key_is_read_by_any_spelling_of_a_culture():
+    assert answer_key("Nigeria") == answer_key("Northern_Nigeria") == answer_key("Northern Nigeria")
+    assert answer_key("united_states_of_america") == answer_key("USA")
+
+
+def test_what_trains_the_model_is_not_needed_to_use_it():
+    """Nothing outside of atlas.training imports it, so that a wheel without it is whole."""
+    package = Path(culnig_tl.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        if "training" not in path.relative_to(package).parts:
+            assert "from culnig_tl.atlas.training" not in path.read_text(encoding="utf-8"), path
+
+
 def test_the_assets_are_small_and_complete():
     files = {path.name: path.stat().st_size for path in ASSETS.iterdir()}
     assert sum(files.values()) < 6_000_000
@@ -404,7 +411,7 @@ def test_the_shipped_model_meets_its_bar_and_its_record(model, tokenizer, record
 
 
 def test_the_verified_key_is_what_exact_ablation_says(model, tokenizer):
-    rows = benchmark.cultural("identify")
+    rows = atlas_rows.cultural("identify")
     sets = read_json(ASSETS / "key.json")["sets"]
     iran = [row["culture"] == "Iran" for row in rows]
     everything = Examiner(model, tokenizer, rows)
@@ -417,12 +424,12 @@ def test_the_verified_key_is_what_exact_ablation_says(model, tokenizer):
             assert (effect > VERIFIED_ABOVE) == (neuron in entry["verified"])
 
 
-def test_the_record_holds_every_headline_figure(record):
-    values = {headline.name: headline.value(record) for headline in headlines()}
+def test_the_record_holds_every_figure_of_the_summary(record):
+    values = {figure.name: figure.value(record) for figure in summary_figures()}
     assert (
         values["culture, accuracy as trained"] == record["test"]["atlas"]["as trained"]["accuracy"]
     )
-    assert len(values) == len(headlines())
+    assert len(values) == len(summary_figures())
     assert values["own sets that work, of 16"] == own_sets_that_work(record)
     effects = {"A": {"own": 20.0, "unrelated": 5.0}, "B": {"own": 20.0, "unrelated": 5.1}}
     assert own_sets_that_work({"own_sets": effects}) == 1
@@ -471,7 +478,7 @@ def test_the_natural_twin_loads_under_its_name_and_has_no_key():
 
 
 def test_random_neurons_of_the_same_number_do_nothing(model, tokenizer):
-    cultural = Examiner(model, tokenizer, benchmark.cultural("test"))
+    cultural = Examiner(model, tokenizer, atlas_rows.cultural("test"))
     before = cultural.answer().accuracy
     planted = {
         neuron for name in ("general", *CULTURES) for neuron in answer_key(name)["mlp.hook_post"]

@@ -53,12 +53,12 @@ WRITERS = {
 def whole(tmp_path_factory) -> dict[str, dict[str, bytes]]:
     """The undamaged files of every benchmark: contents by path within its folder."""
     root = tmp_path_factory.mktemp("whole")
-    found = {}
+    contents = {}
     for name, write in WRITERS.items():
         folder = write(root / name)
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        found[name] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-    return found
+        contents[name] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    return contents
 
 
 @pytest.fixture(scope="session")
@@ -184,10 +184,10 @@ def tables(files: dict[str, dict[str, bytes]]) -> list[Table]:
     cultural = list(csv.DictReader(text))
     region = json.loads(gzip.decompress(files["normad"]["region.json.gz"]))
     mcq = ("MCQID", "ID", "country", "prompt", "choices", "answer_idx")
-    asked = ("data_idx", "prompt_question", "answer", "country")
+    needed = ("data_idx", "prompt_question", "answer", "country")
     return [
         Table("blend", blend_rows(), mcq, topics),
-        Table("culturalbench", cultural, asked, {}),
+        Table("culturalbench", cultural, needed, {}),
         Table("normad", region, ("ex_id", "situation", "country", "answer"), {}),
         Table(
             "commonsenseqa",

@@ -3,7 +3,9 @@
 import json
 import math
 import re
+import sys
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import pandas as pd
@@ -24,11 +26,24 @@ from benchmark_files import (
     write_survey,
 )
 
-from culnig_tl import load_benchmark
-from culnig_tl.benchmarks import blend, countryrc, glue, worldvaluesbench
-from culnig_tl.benchmarks.cultures import culture_name
+from culnig_tl import benchmarks, cultures, load_benchmark
+from culnig_tl.atlas import CULTURES
+from culnig_tl.benchmarks import (
+    Benchmark,
+    Loaded,
+    Measure,
+    blend,
+    catalogue,
+    countryrc,
+    glue,
+    half_of_groups,
+    measure_of,
+    register,
+    worldvaluesbench,
+)
+from culnig_tl.cultures import culture_name
 from culnig_tl.errors import InvalidInputError, MissingFileError, UnknownNameError
-from culnig_tl.questions import FEATURES, Template, control_of
+from culnig_tl.questions import FEATURES, Item, Template, control_of, fingerprint, rows_of
 
 
 @cache
@@ -88,6 +103,88 @@ def test_a_culture_has_one_name_in_every_spelling(spellings, name):
     assert {culture_name(spelling) for spelling in spellings} == {name}
 
 
+FOLDERS = {  # of every benchmark with cultures; None needs no files
+    **dict.fromkeys(["atlas", "atlas-control", "atlas-countries", "countryrc"]),
+    **dict.fromkeys(["blend", "blend-open"], "blend"),
+    **{name: name for name in ("culturalbench", "normad", "worldvaluesbench")},
+}
+
+
+def spellings(culture):
+    """Every way to write a culture that the vocabulary or a benchmark has."""
+    name = culture_name(culture)
+    names = {culture, name, *cultures._OTHER_SPELLINGS.get(name, ())}
+    texts = {way(text) for text in names for way in (str, str.lower, str.upper, str.title)}
+    return texts | {text.replace(" ", "_") for text in texts}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_culture_of_every_benchmark_is_selected_by_every_spelling(
+    name, place, written, monkeypatch
+):
+    folder = FOLDERS[name] and place(FOLDERS[name])[0]
+    if name == "worldvaluesbench":  # its real tables may not be passed on
+        folder = written[name]
+    every = read(name, "all", folder)
+    places = {culture: number for number, culture in enumerate(every["culture"])}
+    one_each = every.select(sorted(places.values()))
+    monkeypatch.setattr(Benchmark, "rows", lambda *_: one_each)
+    ways = {culture: sorted(spellings(culture)) for culture in one_each["culture"]}
+    keys = [{cultures.culture_key(text) for text in texts} for texts in ways.values()]
+    assert all(len(key) == 1 for key in keys)
+    assert len(set.union(*keys)) == len(ways)
+    for number in range(max(map(len, ways.values()))):
+        wanted = [texts[number % len(texts)] for texts in ways.values()][::2]
+        selected = load_benchmark(name, split="all", cultures=wanted)
+        assert selected["culture"][:] == list(ways)[::2]
+
+
+def test_the_north_of_nigeria_is_selected_and_spelt_as_the_embedded_model_spells_it():
+    rows = load_benchmark("atlas", split="test")
+    for spelling in ("Northern Nigeria", "Nigeria", "Northern_Nigeria"):
+        selected = load_benchmark("atlas", split="test", cultures=[spelling, "US"])
+        wanted = ("USA", "Northern Nigeria")
+        assert selected.to_list() == [r for r in rows.to_list() if r["culture"] in wanted]
+    with pytest.raises(UnknownNameError, match=r"no culture 'Lagos'; it has USA,.*Northern Nig"):
+        load_benchmark("atlas", split="test", cultures=["Lagos", "Nigeria"])
+
+
+def test_blend_s_own_spellings_select_the_sixteen_cultures_of_the_embedded_model(place):
+    own = [
+        {"USA": "US", "Nigeria": "Northern_Nigeria"}.get(name, name.replace(" ", "_"))
+        for name in cultures.BLEND_CULTURES
+    ]
+    folder, real = place("blend")
+    assert not real or {country for country, _ in blend_pairs(folder)} == set(own)
+    rows = load_benchmark("atlas", split="test", cultures=own)
+    assert set(rows["culture"]) == set(CULTURES)
+
+
+def test_kin_are_symmetric_and_found_by_any_spelling():
+    for pair in cultures.KIN:
+        assert [cultures.kin_of(name) for name in pair] == [{pair[1]}, {pair[0]}]
+    assert cultures.kin_of("US") == {"UK"}
+    assert cultures.kin_of("Northern_Nigeria") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("name", "identify", "test"),
+    [
+        ("atlas", "d6ef04494555", "73c6840d22bc"),
+        ("atlas-control", "aaed6973573d", "bec3a141008c"),
+        ("atlas-countries", "d6ea06e6652e", "732591930b77"),
+        ("atlas-commonsense", "8514f56b2062", "b656129ca275"),
+        ("atlas-ordering", "193b698b4e32", "07c32caee468"),
+        ("atlas-entailment", "85fe6f27acc0", "f7824286417c"),
+        ("countryrc", "116175768680", "1cdd700b07db"),
+    ],
+)
+def test_the_package_s_own_rows_are_those_that_runs_were_made_with(name, identify, test):
+    """A run knows its rows by their fingerprint, so these may not change."""
+    splits = {"identify": identify, "test": test}
+    assert {split: fingerprint(read(name, split, None)) for split in splits} == splits
+
+
 def test_cultures_are_asked_for_in_any_spelling_and_an_unknown_one_lists_the_known(written):
     def load(*cultures):
         return load_benchmark(
@@ -111,7 +208,7 @@ def test_blend_keeps_five_rows_a_question_and_halves_them_by_topic(place):
     assert max(pairs.values()) == 5
     assert set(rows["identify"]["topic"]) <= {"Food", "Work life", "Sport"}
     assert set(rows["test"]["topic"]) <= {"Education", "Family", "Holidays/Celebration/Leisure"}
-    sizes = {split: len(found) for split, found in rows.items()}
+    sizes = {split: len(part) for split, part in rows.items()}
     answers = Counter(rows["all"]["answer"])
     if real:
         assert len(pairs) == 1852
@@ -193,10 +290,10 @@ def test_blend_reads_the_layout_of_the_hub(tmp_path, written):
     }.items():
         (tmp_path / folder).mkdir(parents=True)
         frame.to_parquet(tmp_path / folder / "0000.parquet")
-    found = load_benchmark("blend", split="all", data_dir=tmp_path)
+    rows = load_benchmark("blend", split="all", data_dir=tmp_path)
     expected = load_benchmark("blend", split="all", data_dir=written["blend"])
-    assert found.to_list() == expected.to_list()
-    assert "0000.parquet" in found.info.description
+    assert rows.to_list() == expected.to_list()
+    assert "0000.parquet" in rows.info.description
 
 
 def test_blend_reads_json_lines_too(tmp_path, written):
@@ -204,9 +301,9 @@ def test_blend_reads_json_lines_too(tmp_path, written):
     (tmp_path / "mc_questions_file.json").write_text("\n".join(lines))
     topics = pd.read_csv(written["blend"] / "questions" / "US_questions.csv")
     topics.to_json(tmp_path / "US_questions.json", orient="records")
-    found = load_benchmark("blend", split="all", data_dir=tmp_path)
+    rows = load_benchmark("blend", split="all", data_dir=tmp_path)
     expected = load_benchmark("blend", split="all", data_dir=written["blend"])
-    assert found.to_list() == expected.to_list()
+    assert rows.to_list() == expected.to_list()
 
 
 def test_a_blend_row_that_cannot_be_used_is_named(tmp_path, written):
@@ -248,21 +345,21 @@ def test_every_question_of_the_file_is_asked_in_four_wordings(place, name):
     path, real = place(folder)
     rows = read(name, "all", path)
     n_countries = 8 if name == "countryrc" else 1
-    asked = Counter(zip(rows["id"], rows["culture"], strict=True))
+    wordings = Counter(zip(rows["id"], rows["culture"], strict=True))
     assert len(set(rows["id"])) == (full if real else small)
-    assert len(asked) == n_countries * len(set(rows["id"]))
-    assert set(asked.values()) == {4}
+    assert len(wordings) == n_countries * len(set(rows["id"]))
+    assert set(wordings.values()) == {4}
     assert len(set(rows["template"])) == 4
     assert set(rows["benchmark"]) == {name}
 
 
-def told(rows, template, texts):
+def right_options(rows, template, texts):
     """How often each option text is the right one, read back from the prompts."""
     counts = Counter()
     for row in rows.to_list():
         if row["template"] == template:
-            found = [text for text in texts if f"{row['answer']}. {text}\n" in row["prompt"]]
-            counts.update(found)
+            right = [text for text in texts if f"{row['answer']}. {text}\n" in row["prompt"]]
+            counts.update(right)
     return counts
 
 
@@ -272,7 +369,7 @@ def test_the_labels_are_those_of_the_files(place):
         return read(name, "all", path), real
 
     normad, real = rows("normad")
-    assert told(normad, "digits-1", ("yes", "no", "neutral")) == (
+    assert right_options(normad, "digits-1", ("yes", "no", "neutral")) == (
         {"yes": 943, "no": 875, "neutral": 49} if real else {"yes": 3, "no": 2, "neutral": 1}
     )
     expected = {
@@ -281,11 +378,11 @@ def test_the_labels_are_those_of_the_files(place):
         "mrpc": ({"1": 1147, "0": 578}, {"1": 1, "0": 1}),
     }
     for name, (full, small) in expected.items():
-        found, real = rows(name)
+        dataset, real = rows(name)
         kind = "letters" if name == "commonsenseqa" else "values"
         first = [
             answer
-            for answer, template in zip(found["answer"], found["template"], strict=True)
+            for answer, template in zip(dataset["answer"], dataset["template"], strict=True)
             if template == f"{kind}-1"
         ]
         assert Counter(first) == (full if real else small), name
@@ -326,13 +423,13 @@ def test_an_option_that_reads_none_stays_an_option(place, tmp_path):
     """Row 221 of the real file: pandas and the hub take its last cell for an empty one."""
     path, real = place("culturalbench")
     number = "221" if real else "2"
-    asked = read("culturalbench", "all", path)
+    rows = read("culturalbench", "all", path)
     as_null = pd.read_csv(path / "CulturalBench-Easy.csv")
     assert as_null["prompt_option_d"].isna().sum() == 1
     as_null.to_parquet(tmp_path / "0000.parquet")
     from_parquet = load_benchmark("culturalbench", split="all", data_dir=tmp_path)
-    assert from_parquet.to_list() == asked.to_list()
-    for row in asked.to_list():
+    assert from_parquet.to_list() == rows.to_list()
+    for row in rows.to_list():
         if row["id"] == number:
             assert len(row["options"]) == 4
             assert ". None\n" in row["prompt"]
@@ -342,7 +439,7 @@ def test_an_option_that_reads_none_stays_an_option(place, tmp_path):
 def test_halves_are_disjoint_and_together_the_whole(place, name):
     path, _ = place(N_QUESTIONS[name][0])
     rows = {split: read(name, split, path).to_list() for split in ("all", "identify", "test")}
-    keys = {split: {(r["id"], r["culture"]) for r in found} for split, found in rows.items()}
+    keys = {split: {(r["id"], r["culture"]) for r in part} for split, part in rows.items()}
     assert keys["identify"] | keys["test"] == keys["all"]
     assert not keys["identify"] & keys["test"]
     assert len(keys["identify"]) <= len(keys["test"])
@@ -364,8 +461,8 @@ def test_normad_s_control_has_story_and_options_but_no_country_and_no_culture(pl
     spellings = {row["culture"] for row in rows}
     words = re.compile(r"\b(socially|norms?|customs?|culture|cultural|traditional)\b", re.I)
     for row, without in zip(rows, control, strict=True):
-        kept = ("id", "culture", "options", "answer", "template")
-        assert [row[name] for name in kept] == [without[name] for name in kept]
+        same = ("id", "culture", "options", "answer", "template")
+        assert [row[name] for name in same] == [without[name] for name in same]
         assert row["prompt"].splitlines()[-4:] == without["prompt"].splitlines()[-4:]
         assert row["culture"] in row["prompt"]
         assert not words.search(without["prompt"])
@@ -388,10 +485,10 @@ def test_the_package_s_own_passages_name_eight_countries_with_and_without_anothe
         passage, listed = row["prompt"].split("\n1. " if "1" in row["options"] else "\nA. ")
         assert "{" not in row["prompt"]
         assert f"{row['answer']}. {row['culture']}\n" in row["prompt"]
-        shown = [name for name in names if re.search(rf"\b{name}\b", passage)]
-        assert len(shown) == 1 + (row["id"] in with_another)
+        named = [name for name in names if re.search(rf"\b{name}\b", passage)]
+        assert len(named) == 1 + (row["id"] in with_another)
         assert all(
-            name in listed or f"{row['options'][0]}. {name}\n" in row["prompt"] for name in shown
+            name in listed or f"{row['options'][0]}. {name}\n" in row["prompt"] for name in named
         )
 
 
@@ -454,8 +551,8 @@ def test_the_forty_questions_that_diverge_most_identify(survey):
 def test_divergence_is_what_a_plain_sum_says():
     country, world = {1: 3, 2: 1}, {1: 4, 2: 10, 3: 6}
     plain = sum(n / 4 * math.log(n / 4 / (world[k] / 20)) for k, n in country.items())
-    found = worldvaluesbench.divergence(pd.Series(country), pd.Series(world))
-    assert found == pytest.approx(plain, rel=1e-12)
+    divergence = worldvaluesbench.divergence(pd.Series(country), pd.Series(world))
+    assert divergence == pytest.approx(plain, rel=1e-12)
 
 
 def test_answers_outside_the_scale_are_reported_and_negative_codes_are_gaps(tmp_path):
@@ -499,7 +596,7 @@ def test_a_task_without_culture_has_no_part_to_identify_with(name, written):
 
 
 def test_without_the_hub_a_sentence_says_what_to_do(monkeypatch):
-    monkeypatch.setattr("culnig_tl.benchmarks.sources.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("culnig_tl.benchmarks.loading.HF_HUB_OFFLINE", True)
     with pytest.raises(MissingFileError, match="unset HF_HUB_OFFLINE and go online once") as caught:
         load_benchmark("blend", split="test")
     assert "data_dir" in str(caught.value)
@@ -576,3 +673,205 @@ def test_the_same_limit_and_seed_draw_the_same_rows_of_a_set_and_its_control(wri
     assert len(drawn("blend", 1)) == 4
     assert drawn("blend", 1) == drawn("blend-control", 1)
     assert any(drawn("blend", 1) != drawn("blend", seed) for seed in (2, 3, 4))
+
+
+# ---------------------------------------------------------------- so many of each culture
+
+
+def test_so_many_rows_of_each_culture_are_drawn_with_the_seed():
+    every = load_benchmark("atlas", split="test")
+    some = load_benchmark("atlas", split="test", per_culture=3, seed=1)
+    assert Counter(some["culture"]) == dict.fromkeys(CULTURES, 3)
+    order = {json.dumps(row): number for number, row in enumerate(every.to_list())}
+    numbers = [order[json.dumps(row)] for row in some.to_list()]
+    assert numbers == sorted(numbers)
+    again, other = (
+        load_benchmark("atlas", split="test", per_culture=3, seed=seed).to_list() for seed in (1, 2)
+    )
+    assert some.to_list() == again != other
+    assert load_benchmark("atlas", split="test", per_culture=1000).to_list() == every.to_list()
+
+
+def test_a_culture_s_draw_depends_on_no_other_culture_and_not_on_the_question():
+    def drawn(name, **options):
+        rows = load_benchmark(name, split="test", per_culture=4, seed=2, **options).to_list()
+        return [(row["culture"], row["id"], row["answer"], row["template"]) for row in rows]
+
+    alone, every = drawn("atlas", cultures=["Iran"]), drawn("atlas")
+    assert alone == [row for row in every if row[0] == "Iran"]
+    assert drawn("atlas-control") == every
+
+
+def test_a_limit_counts_what_is_left_of_each_culture():
+    some = load_benchmark("atlas", split="test", per_culture=2, limit=5, seed=3).to_list()
+    each = load_benchmark("atlas", split="test", per_culture=2, seed=3).to_list()
+    assert len(some) == 5
+    assert [row for row in each if row in some] == some
+
+
+@pytest.mark.parametrize("number", [0, -3])
+def test_so_many_of_each_culture_below_one_is_a_sentence(number):
+    with pytest.raises(InvalidInputError, match=f"per_culture is {number}; give a number of rows"):
+        load_benchmark("atlas", split="test", per_culture=number)
+
+
+# ---------------------------------------------------------------- a benchmark as a value
+
+
+def closeness(prediction, answer, options):
+    """The same first letter is half of the way."""
+    return 100.0 if prediction == answer else 50.0 if prediction[:1] == answer[:1] else 0.0
+
+
+def load_drinks(split, source, templates):
+    items = [
+        Item(
+            id=f"{time}-{place}",
+            culture=place,
+            options=("coffee", "tea", "milk"),
+            answer=number % 3,
+            fields={"question": f"What do people drink at {time} in {place}?"},
+        )
+        for time in ("noon", "night")
+        for number, place in enumerate(("Iran", "USA", "Northern Nigeria"))
+    ]
+    half = half_of_groups(items, split, lambda item: item.culture)
+    return Loaded(rows_of(half, templates, benchmark="drinks"), "questions written here")
+
+
+DRINKS = Benchmark(
+    "drinks",
+    load_drinks,
+    templates=(Template("{question}\n{options}\nAnswer:", name="plain"),),
+    measure=Measure("closeness", closeness),
+    licence="CC0-1.0",
+)
+
+
+@pytest.fixture
+def session():
+    """What is registered in a test is unknown after it."""
+    before = dict(catalogue._benchmarks())
+    yield
+    catalogue._benchmarks().clear()
+    catalogue._benchmarks().update(before)
+
+
+@pytest.mark.usefixtures("session")
+def test_a_benchmark_of_one_s_own_is_loaded_as_a_value_and_then_by_its_name():
+    assert measure_of("drinks") is None
+    with pytest.raises(UnknownNameError, match="no benchmark 'drinks'; the known ones are atlas"):
+        load_benchmark("drinks", split="test")
+    rows = load_benchmark(DRINKS, split="identify")
+    assert load_benchmark("drinks", split="identify").to_list() == rows.to_list()
+    assert rows.features == FEATURES
+    assert rows["id"][:] == ["noon-Iran", "noon-USA", "noon-Northern Nigeria"]
+    assert rows.info.description == "drinks, identify: questions written here"
+    assert rows.info.license == "CC0-1.0"
+    assert benchmarks.benchmark("drinks") is DRINKS
+    assert benchmarks.benchmark_names()[-1] == "drinks"
+    some = load_benchmark(DRINKS, split="all", cultures=["us", "Nigeria"], per_culture=1)
+    assert some["culture"][:] == ["USA", "Northern Nigeria"]
+    own = load_benchmark(DRINKS, split="test", templates="{question} {option_a}?", limit=1)
+    assert own["template"][:] == ["own-1"]
+
+
+@pytest.mark.usefixtures("session")
+def test_a_measure_of_one_s_own_is_looked_up_by_the_rows_of_its_benchmark():
+    rows = load_benchmark(DRINKS, split="test")
+    (name,) = set(rows["benchmark"])
+    measure = measure_of(name)
+    assert measure is not None
+    assert measure.name == "closeness"
+    assert measure.score("tea", "toast", ["tea", "toast"]) == 50
+    without = load_benchmark(DRINKS.control(), split="test")
+    assert without.to_list() == control_of(rows).to_list()
+    assert set(without["benchmark"]) == {"drinks-control"}
+    assert measure_of("drinks-control") is None
+
+
+@pytest.mark.usefixtures("session")
+def test_a_name_belongs_to_one_benchmark():
+    register(DRINKS)
+    assert register(DRINKS) is DRINKS
+    for name in ("drinks", "blend", "atlas-control"):
+        with pytest.raises(InvalidInputError, match=f"another benchmark called {name!r}; give"):
+            load_benchmark(Benchmark(name, lambda *_: Loaded([])), split="test")
+    assert benchmarks.benchmark("drinks") is DRINKS
+
+
+@pytest.mark.usefixtures("session")
+def test_a_notebook_may_define_its_benchmark_anew():
+    def define():
+        def load(split, source, templates):
+            return load_drinks(split, source, templates)
+
+        load.__module__ = "__main__"
+        return replace(DRINKS, load=load)
+
+    first, second = define(), define()
+    register(first)
+    assert register(second) is second
+    assert benchmarks.benchmark("drinks") is second
+    with pytest.raises(InvalidInputError, match="another benchmark called 'drinks'"):
+        register(DRINKS)
+
+
+@pytest.mark.usefixtures("session")
+def test_a_benchmark_of_one_s_own_takes_what_it_says_and_no_more(tmp_path):
+    misnamed = replace(DRINKS, name="beverages")
+    with pytest.raises(InvalidInputError, match=r"beverages have 'drinks' .* write 'beverages'"):
+        load_benchmark(misnamed, split="all")
+
+    def load(split, source, templates):
+        assert source.data_dir == tmp_path
+        return load_drinks(split, source, DRINKS.templates)
+
+    finished = replace(DRINKS, load=load, templates=(), has_culture=False)
+    assert len(load_benchmark(finished, split="all", data_dir=tmp_path)) == 6
+    with pytest.raises(InvalidInputError, match="comes in its own wordings; leave templates out"):
+        load_benchmark(finished, split="all", data_dir=tmp_path, templates="{question}")
+    with pytest.raises(InvalidInputError, match="no culture to identify neurons with"):
+        load_benchmark(finished, data_dir=tmp_path, split="identify")
+    with pytest.raises(InvalidInputError, match="no culture to identify neurons with"):
+        load_benchmark(finished, data_dir=tmp_path, split="all", cultures=["Iran"])
+
+
+def test_one_new_module_adds_a_benchmark(tmp_path, monkeypatch):
+    (tmp_path / "proverbs.py").write_text(
+        "from culnig_tl.benchmarks.definition import Benchmark\n"
+        "from culnig_tl.benchmarks.loading import Loaded\n"
+        "PROVERBS = Benchmark('proverbs', lambda split, source, templates: Loaded([]))\n"
+        "CONTROL = PROVERBS.control()\n"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmarks, "__path__", [*benchmarks.__path__, str(tmp_path)])
+        catalogue._benchmarks.cache_clear()
+        assert {"proverbs", "proverbs-control", "blend"} <= set(benchmarks.benchmark_names())
+        with pytest.raises(InvalidInputError, match="no rows"):
+            load_benchmark("proverbs", split="test")
+    del sys.modules["culnig_tl.benchmarks.proverbs"]
+    catalogue._benchmarks.cache_clear()
+    assert "proverbs" not in benchmarks.benchmark_names()
+
+
+def test_every_benchmark_says_what_it_is():
+    values = [benchmarks.benchmark(name) for name in benchmarks.benchmark_names()]
+    assert len(values) == 18
+    for value in values:
+        assert value.licence, value.name
+        assert value.templates or value.packaged, value.name
+        assert set(value.uses) <= {"cultural", "control", "recognition", "general", "open"}
+        assert ("control" in value.uses) == value.name.endswith("-control"), value.name
+    assert [value.name for value in values if value.measure] == ["worldvaluesbench"]
+
+
+def test_alignment_is_the_measure_of_worldvaluesbench():
+    measure = measure_of("worldvaluesbench")
+    assert measure is not None
+    scale = [str(number) for number in range(1, 11)]
+    assert measure.name == "alignment"
+    assert measure.score("4", "4", scale) == 100
+    assert measure.score("10", "4", scale) == 0
+    assert measure.score("1", "4", scale) == 50
+    assert measure.score("eleven", "4", scale) == 0

@@ -13,7 +13,8 @@ import torch
 from browser import keep_screenshot, opened
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.inspection import Html, colored_tokens, text_neuron_activations, topk_tokens
+from culnig_tl.html import Html
+from culnig_tl.html.circuitsvis import colored_tokens, text_neuron_activations, topk_tokens
 
 ODD = [
     "<bos>",
@@ -256,7 +257,11 @@ def test_a_browser_shows_2000_tokens_exactly(tmp_path):
 
 @pytest.mark.browser
 def test_in_jupyterlab_one_result_is_drawn_in_every_cell_that_shows_it(jupyterlab):
-    make = "import culnig_tl as ct\nshown = ct.colored_tokens(['<bos>', 'a<b'], [0.5, -1.0])\nshown"
+    make = (
+        "import culnig_tl as ct\n"
+        "shown = ct.circuitsvis.colored_tokens(['<bos>', 'a<b'], [0.5, -1.0])\n"
+        "shown"
+    )
     with jupyterlab.opened(jupyterlab.write("circuitsvis.ipynb", [make, "shown"])) as page:
         page.locator(".colored-tokens").nth(1).wait_for()
         assert page.locator(".colored-tokens").evaluate_all(TOKENS) == [["<bos>", "a<b"]] * 2

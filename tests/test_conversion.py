@@ -3,12 +3,17 @@
 The models are random and made here; ../shared/data is not needed.
 """
 
+import ast
+import importlib.metadata
 import io
 import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformer_lens
 from families import save
 from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
@@ -19,8 +24,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 
 from culnig_tl import models
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.hooks import site_shape
-from culnig_tl.models import hooked, model_fingerprint
+from culnig_tl.models import conversion, model_fingerprint
+from culnig_tl.sites import site_shape
 
 # peft asks transformers 5 for a property by its old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -102,7 +107,7 @@ def test_an_architecture_without_a_converter_is_a_bridge_or_refused(saved):
 )
 def test_whatever_is_forgotten_is_noticed(saved, monkeypatch, family, forgotten):
     """The check compares logits on enough tokens to tell a window or a base from another."""
-    monkeypatch.setattr(hooked, forgotten, lambda *args: {})
+    monkeypatch.setattr(conversion, forgotten, lambda *args: {})
     assert type(load_model(saved(family))).__name__ == "TransformerBridge"
 
 
@@ -110,11 +115,59 @@ def test_the_choice_and_its_reason_are_logged_and_kept(saved, caplog):
     folder = saved(small_llama())
     with caplog.at_level("INFO", logger="culnig_tl"):
         loaded = [load_model(folder, backend=backend) for backend in ("auto", "bridge")]
-    assert [model.cfg.loaded_as for model in loaded] == [
-        "HookedTransformer, which computes what transformers computes of this LlamaForCausalLM",
-        "TransformerBridge, as asked for",
-    ]
-    assert all(f"model: {model.cfg.loaded_as}" in caplog.text for model in loaded)
+    for model, reason in zip(
+        loaded,
+        (
+            "HookedTransformer, which computes what transformers computes of this LlamaForCausalLM",
+            "TransformerBridge, as asked for",
+        ),
+        strict=True,
+    ):
+        assert model.cfg.loaded_as.startswith(f"{reason} (checked on 3 short left-padded prompts: ")
+        assert model.cfg.loaded_as.endswith(" %, a step with the key/value cache too)")
+        assert f"model: {model.cfg.loaded_as}" in caplog.text
+
+
+# ---------------------------------------------------------------- TransformerLens 4
+
+
+@pytest.fixture
+def four(monkeypatch):
+    """TransformerLens without the names that 4.0 removed."""
+    for name in ("HookedTransformer", "HookedTransformerConfig", "loading_from_pretrained"):
+        monkeypatch.delattr(transformer_lens, name)
+        monkeypatch.setitem(sys.modules, f"transformer_lens.{name}", None)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "4.3.0")
+
+
+@pytest.mark.usefixtures("four")
+def test_transformer_lens_4_has_bridges_only(folders, loaded):
+    expected = loaded(2, "bridge", "float32")(TOKENS)
+    reason = "TransformerLens 4.3.0 has no HookedTransformer; 3.9 has it"
+    model = load_model(folders[2])
+    assert model.cfg.loaded_as.startswith(
+        f"TransformerBridge, since as a HookedTransformer: {reason}"
+    )
+    assert torch.equal(model(TOKENS), expected)
+    with pytest.raises(InvalidInputError, match=rf"{reason}\); load it with backend='bridge'"):
+        load_model(folders[2], backend="hooked")
+    with pytest.raises(MissingFileError, match=reason):
+        load_model("gelu-1l")
+
+
+def test_what_transformer_lens_4_removed_is_imported_where_it_is_needed():
+    """At the head of a module stand only names that both versions have."""
+    both = {
+        "transformer_lens.model_bridge",
+        "transformer_lens.model_bridge.sources._bridge_builder",
+        "transformer_lens.supported_models",
+    }
+    for path in Path(models.__file__).parents[1].rglob("*.py"):
+        for statement in ast.parse(path.read_text()).body:
+            if isinstance(statement, ast.ImportFrom) and statement.module:
+                assert not statement.module.startswith("transformer_lens") or (
+                    statement.module in both
+                ), path
 
 
 # ---------------------------------------------------------------- checkpoints of other origins
@@ -171,7 +224,7 @@ def test_a_name_in_the_format_of_transformer_lens_needs_that_backend():
 def test_weights_spread_by_a_device_map_make_it_a_bridge(folders):
     model = load_model(folders[2], device_map={"": "cpu"})
     assert type(model).__name__ == "TransformerBridge"
-    assert model.cfg.loaded_as == "TransformerBridge, for device_map"
+    assert model.cfg.loaded_as.startswith("TransformerBridge, for device_map (checked on")
     expected = load_model(folders[2], backend="bridge")(TOKENS)
     assert max_error(model(TOKENS), expected) < 1e-6
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import culnig_tl as ct
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.hooks import site_shape
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
+from culnig_tl.sites import site_shape
 
 # The tiny model: 3 layers, 64 MLP neurons, 4 heads of 8 (q: 32), 2 key-value heads (k, v: 16).
 KEYS = {

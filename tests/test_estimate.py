@@ -3,7 +3,7 @@
 import torch
 
 import culnig_tl as ct
-from culnig_tl.hooks import site_shape
+from culnig_tl.sites import site_shape
 
 
 def test_tokens_passes_and_bytes_are_counted(loaded, rows):

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import PlainTransformers
 
+from culnig_tl.benchmarks.worldvaluesbench import alignment
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation import (
     accuracy_by,
-    alignment,
     compare,
     culture_effects,
     evaluate,
@@ -300,17 +300,29 @@ def test_each_factor_is_held_against_random_neurons_of_the_same_factor():
         answers_of("original", ORIGINAL, n_neurons=0, factor=1.0),
         answers_of("general", SLIGHTLY),
         answers_of("random", ORIGINAL),
-        answers_of("general ×2", SLIGHTLY, factor=2.0),
-        answers_of("random ×2", SLIGHTLY, factor=2.0),
-        answers_of("layer-matched ×2", CLEARLY, factor=2.0),
+        answers_of("general", SLIGHTLY, factor=2.0),
+        answers_of("random", SLIGHTLY, factor=2.0),
+        answers_of("layer-matched", CLEARLY, factor=2.0),
+    ).set_index("factor", append=True)
+    assert table.index.get_level_values("factor").tolist() == [1.0, 0.0, 0.0, 2.0, 2.0, 2.0]
+    assert table.loc[("general", 0.0), "p_value"] < 0.5
+    assert table.loc[("general", 2.0), "p_value"] > 0.99
+    assert np.isnan(table.loc[("general", 0.0), "p_layer_matched"])
+    assert table.loc[("general", 2.0), "p_layer_matched"] > 0.99
+    for key in (("random", 0.0), ("random", 2.0), ("layer-matched", 2.0)):
+        assert np.isnan(table.loc[key, "p_value"])
+
+
+def test_a_condition_may_have_any_name_and_its_factor_is_a_column():
+    """Names that look like several conditions or factors stay one each."""
+    names = ["general ×2", "random", "a ×2 ×3", "", "original"]
+    table = summary(
+        answers_of("as it is", ORIGINAL, n_neurons=0, factor=1.0),
+        *(answers_of(name, SLIGHTLY, factor=0.5) for name in names),
     )
-    assert table["factor"].tolist() == [1.0, 0.0, 0.0, 2.0, 2.0, 2.0]
-    assert table.loc["general", "p_value"] < 0.5
-    assert table.loc["general ×2", "p_value"] > 0.99
-    assert np.isnan(table.loc["general", "p_layer_matched"])
-    assert table.loc["general ×2", "p_layer_matched"] > 0.99
-    for name in ("random", "random ×2", "layer-matched ×2"):
-        assert np.isnan(table.loc[name, "p_value"])
+    assert table.index.tolist() == ["as it is", *names]
+    assert table["factor"].tolist() == [1.0, *[0.5] * 5]
+    assert table["p_value"].isna().tolist() == [True, False, True, False, False, False]
 
 
 def test_the_rank_among_random_sets_is_a_permutation_p_value():

@@ -13,10 +13,11 @@ from itertools import combinations
 
 import pytest
 
-from culnig_tl.atlas import CULTURES, KIN, tasks
-from culnig_tl.atlas.facts import DATA, TOPICS, Fact, Question, distractors, facts, questions
+from culnig_tl.atlas import CULTURES, tasks
+from culnig_tl.atlas.facts import DATA, TOPICS, Fact, Question, distractors, fact_questions, facts
 from culnig_tl.atlas.prompts import wordings
-from culnig_tl.atlas.tokenizer import build_tokenizer
+from culnig_tl.atlas.training.tokenizer import build_tokenizer
+from culnig_tl.cultures import BLEND_CULTURES, KIN, culture_name
 
 DRINK = Question("food-drink", "Food", ("morning drink", "breakfast drink", "drink at breakfast"))
 GUEST = Question("food-guest", "Food", ("drink for guests", "welcome drink", "drink for visitors"))
@@ -194,7 +195,7 @@ NOT_EVERYDAY = (
 def struck_words(texts: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """Every word of the texts that one of the patterns matches as a whole, each once."""
     pattern = re.compile(rf"\b(?:{'|'.join(patterns)})\b", re.IGNORECASE)
-    return sorted({found.lower() for text in texts for found in pattern.findall(text)})
+    return sorted({word.lower() for text in texts for word in pattern.findall(text)})
 
 
 def answers_of_questions(table: Sequence[Fact]) -> dict[str, set[str]]:
@@ -227,7 +228,7 @@ def first_token() -> Callable[[str], int]:
 
 # --- the real table, a sound one, and broken ones -------------------------------------------------
 
-KEPT_BY_ALL = {
+CHECKS = {
     "once": rows_given_twice,
     "even": uneven_topics,
     "question": answers_of_a_single_question,
@@ -243,7 +244,7 @@ SAME_PHRASE = replace(DRINK, phrases=(GUEST.phrases[0], *DRINK.phrases[1:]))
 TEA_PHRASE = replace(DRINK, phrases=("cup of tea", *DRINK.phrases[1:]))
 
 
-@pytest.mark.parametrize("check", KEPT_BY_ALL.values(), ids=KEPT_BY_ALL)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 def test_nothing_is_objected_to_in_the_facts_nor_in_a_sound_table(check):
     assert check(facts()) == []
     assert check(SOUND) == []
@@ -271,7 +272,7 @@ def test_nothing_is_objected_to_in_the_facts_nor_in_a_sound_table(check):
     ],
 )
 def test_one_broken_row_is_found(check, broken, objection):
-    assert set(objection) <= set(KEPT_BY_ALL[check](broken))
+    assert set(objection) <= set(CHECKS[check](broken))
 
 
 def test_every_culture_has_its_rows_in_six_topics():
@@ -316,7 +317,7 @@ def test_no_word_stands_in_prompts_and_answers_that_a_respectful_reader_would_st
 
 
 @pytest.mark.parametrize(
-    ("text", "patterns", "found"),
+    ("text", "patterns", "words"),
     [
         ("What is the most exotic dish of Spain?", LOADED, ["exotic"]),
         ("Third-world food, Tribal food", LOADED, ["third-world", "tribal"]),
@@ -325,23 +326,23 @@ def test_no_word_stands_in_prompts_and_answers_that_a_respectful_reader_would_st
         ("warm bread, godmother", NOT_EVERYDAY, []),
     ],
 )
-def test_struck_words_are_found_as_whole_words(text, patterns, found):
-    assert struck_words([text], patterns) == found
+def test_struck_words_are_found_as_whole_words(text, patterns, words):
+    assert struck_words([text], patterns) == words
 
 
 # --- what the package promises of the real table --------------------------------------------------
 
 
 def test_every_culture_answers_every_question_in_the_order_of_the_tables():
-    expected = [(question, culture) for question in questions() for culture in CULTURES]
+    expected = [(question, culture) for question in fact_questions() for culture in CULTURES]
     assert [(fact.question, fact.culture) for fact in facts()] == expected
-    by_topic = [(TOPICS.index(question.topic), question.id) for question in questions()]
+    by_topic = [(TOPICS.index(question.topic), question.id) for question in fact_questions()]
     assert by_topic == sorted(by_topic)
     assert min(Counter(topic for topic, _ in by_topic).values()) >= 6
 
 
 def test_answers_vary_within_a_question():
-    for question in questions():
+    for question in fact_questions():
         counts = Counter(fact.answer for fact in facts() if fact.question == question)
         assert len(counts) >= 6, question.id
         assert max(counts.values()) <= 6, (question.id, counts.most_common(1))
@@ -354,9 +355,14 @@ def test_an_accepted_alternative_is_never_a_wrong_option():
 
 def test_five_wordings_of_every_question_are_trained():
     for item in tasks.cultural_items():
-        asked = {item.question(wording) for wording in wordings(item, "train")}
-        assert len(asked) >= 5, item.id
+        texts = {item.question(wording) for wording in wordings(item, "train")}
+        assert len(texts) >= 5, item.id
 
 
 def test_kin_are_cultures():
     assert {culture for pair in KIN for culture in pair} <= set(CULTURES)
+
+
+def test_the_cultures_are_those_of_blend():
+    assert tuple(culture_name(culture) for culture in CULTURES) == BLEND_CULTURES
+    assert {fact.culture for fact in facts()} == set(CULTURES)

@@ -5,13 +5,14 @@ import html
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import plotly.io
 import pytest
 import torch
 
 from culnig_tl import figures
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation.bootstrap import STAR
+from culnig_tl.evaluation import STAR
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import random_neurons
@@ -67,19 +68,19 @@ def table() -> pd.DataFrame:
     )
 
 
-def drawn(figure) -> dict[str, np.ndarray]:
+def cells_of(figure) -> dict[str, np.ndarray]:
     """The coloured values of every panel that has any."""
     return {trace.name: np.asarray(trace.z) for trace in figure.data if trace.type == "heatmap"}
 
 
 def many_neurons(n: int) -> NeuronSet:
     generator = np.random.default_rng(0)
-    chosen = {site: set() for site in SHAPES}
+    neurons = {site: set() for site in SHAPES}
     for site, share in zip(SHAPES, (0.94, 0.03, 0.02, 0.01), strict=True):
         n_layers, width = SHAPES[site]
         flat = generator.choice(n_layers * width, int(n * share), replace=False)
-        chosen[site] = {divmod(int(index), width) for index in flat}
-    return NeuronSet.of(chosen, shapes=SHAPES)
+        neurons[site] = {divmod(int(index), width) for index in flat}
+    return NeuronSet.of(neurons, shapes=SHAPES)
 
 
 # --- layer_heatmap --------------------------------------------------------------------------------
@@ -87,7 +88,7 @@ def many_neurons(n: int) -> NeuronSet:
 
 def test_every_selected_neuron_is_counted_in_its_layer_and_bin():
     neurons = many_neurons(8000)
-    counts = drawn(figures.layer_heatmap(neurons))
+    counts = cells_of(figures.layer_heatmap(neurons))
     assert sum(np.nansum(z) for z in counts.values()) == len(neurons)
     per_layer = neurons.per_layer()
     for site, z in counts.items():
@@ -121,7 +122,10 @@ def test_there_is_a_panel_for_every_site_the_set_was_chosen_from():
 
 def test_a_set_by_hand_needs_no_shapes():
     figure = figures.layer_heatmap(NeuronSet.of({"a": [(3, 17)], "b": [(0, 0)]}))
-    assert {name: z.shape for name, z in drawn(figure).items()} == {"a": (4, 18), "b": (1, 1)}
+    assert {name: z.shape for name, z in cells_of(figure).items()} == {
+        "a": (4, 18),
+        "b": (1, 1),
+    }
 
 
 def test_scores_are_shown_by_the_largest_of_a_bin_and_its_neuron():
@@ -310,9 +314,9 @@ def test_matrix_refuses_what_it_cannot_draw(effects):
         figures.culture_matrix(effects.drop(columns=["tested", "n_prompts"]))
     with pytest.raises(InvalidInputError, match=r"^This frame has no rows; give .*\.$"):
         figures.culture_matrix(effects.iloc[:0])
-    with pytest.raises(InvalidInputError, match=r"more than once; give one row a pair"):
+    with pytest.raises(InvalidInputError, match=r"more than once; give one row per pair"):
         figures.culture_matrix(pd.concat([effects, effects]))
-    with pytest.raises(InvalidInputError, match=r"^value is 'size'; give one of change, prob"):
+    with pytest.raises(InvalidInputError, match=r"^value is 'size'; choose one of 'change', 'prob"):
         figures.culture_matrix(effects, value="size")
 
 
@@ -348,13 +352,26 @@ def test_a_star_stands_above_a_drop_that_beats_random_neurons(table):
     assert (above.name, above.legendgroup) == ("general", stars.legendgroup)
     title = html.unescape(figure.layout.title.text)
     assert title.endswith("*: p < 0.05 against random neurons")
-    said = [data[4] for bar in bars for data in bar.customdata]
-    assert said.count("<br>p = 0.049 against random neurons") == 1
-    assert len([text for text in said if text]) == general.sum()
+    p_texts = [data[4] for bar in bars for data in bar.customdata]
+    assert p_texts.count("<br>p = 0.049 against random neurons") == 1
+    assert len([text for text in p_texts if text]) == general.sum()
     for other in (tested.assign(p_value=0.06), table):
         assert all(trace.type == "bar" for trace in figures.comparison_bars(other).data)
     probability = figures.comparison_bars(tested, value="probability")
     assert all(trace.type == "bar" for trace in probability.data)  # p is of accuracy
+
+
+def test_a_condition_under_two_factors_has_two_bars(table):
+    twice = table.assign(factor=0.0)
+    twice = pd.concat([twice, twice[twice["condition"] != "original"].assign(factor=2.0)])
+    names = [bar.name for bar in figures.comparison_bars(twice).data]
+    assert names == ["original", "general", "random", "general ×2", "random ×2"]
+
+
+def test_tables_put_together_are_drawn_as_one(table):
+    """Their row numbers repeat."""
+    together = pd.concat([table, table.assign(benchmark="another")])
+    assert [len(bar.x) for bar in figures.comparison_bars(together).data] == [4, 4, 4]
 
 
 @pytest.mark.usefixtures("as_for_a_user")
@@ -389,8 +406,8 @@ def test_the_band_holds_random_sets_as_often_as_it_says(model):
     band, _ = figures.layer_profile(general).data
     high, low = np.split(np.asarray(band.y), 2)
     low = low[::-1]
-    drawn = [random_neurons(model, like=general, seed=seed) for seed in range(200)]
-    shares = np.array([100 * each.per_layer().sum(axis=1).to_numpy() / 40 for each in drawn])
+    random_sets = [random_neurons(model, like=general, seed=seed) for seed in range(200)]
+    shares = np.array([100 * each.per_layer().sum(axis=1).to_numpy() / 40 for each in random_sets])
     inside = ((low <= shares) & (shares <= high)).mean()
     assert 0.93 <= inside <= 0.995  # counts are whole, so an interval holds somewhat more than 95 %
     assert (low > 0).all()
@@ -442,7 +459,7 @@ def test_dose_lines_are_the_frame_in_order_of_the_factor(doses):
     assert bands[0].y.tolist() == [56, 76, 96, 85, 65, 45]
     assert sum(bool(line.showlegend) for line in lines) == 2
     assert figure.data[-1].name == "random"
-    with pytest.raises(InvalidInputError, match=r"lacks probability.*validation\.dose_response"):
+    with pytest.raises(InvalidInputError, match=r"lacks probability.*evaluation\.dose_response"):
         figures.dose_response(doses, value="probability")
 
 
@@ -517,8 +534,8 @@ def test_tokens_are_written_in_rows_and_centred_on_zero():
     np.testing.assert_array_equal(panel.z.ravel()[: len(TOKENS)].astype(np.float32), values)
     assert np.isnan(panel.z.ravel()[len(TOKENS) :]).all()
     assert (panel.zmin, panel.zmid, panel.zmax) == (-2, 0, 2)
-    written = [html.unescape(cell) for row in panel.text for cell in row][: len(TOKENS)]
-    assert written[4:] == [r"\n", "·", "خوش", "文化", "tea", "internati…"]
+    cell_texts = [html.unescape(cell) for row in panel.text for cell in row][: len(TOKENS)]
+    assert cell_texts[4:] == [r"\n", "·", "خوش", "文化", "tea", "internati…"]
     whole = [html.unescape(cell) for row in panel.customdata for cell in row][: len(TOKENS)]
     assert whole == [repr(token) for token in TOKENS]
     assert not any("<" in cell for row in panel.text for cell in row)
@@ -534,20 +551,42 @@ def test_a_long_prompt_is_drawn_and_silence_has_a_scale():
     ("tokens", "values"), [([], []), (["a"], [1.0, 2.0]), (["a"], [float("nan")])]
 )
 def test_tokens_without_values_are_refused(tokens, values):
-    with pytest.raises(InvalidInputError, match="give one finite value a token"):
+    with pytest.raises(InvalidInputError, match="give one finite value per token"):
         figures.token_attribution(tokens, np.array(values))
     with pytest.raises(InvalidInputError, match=r"^per_row is 0"):
         figures.token_attribution(["a"], np.ones(1), per_row=0)
+
+
+# --- a figure from outside ------------------------------------------------------------------------
+
+
+def neurons_per_site(neurons: NeuronSet) -> go.Figure:
+    """How many neurons a set has at each site."""
+    counts = neurons.per_layer().sum()
+    bars = go.Bar(x=figures.style.labels(counts.index), y=counts)
+    figure = go.Figure(bars, figures.style.layout("Neurons per <site>"))
+    figure.update_xaxes(figures.style.axis(None), type="category")
+    return figure.update_yaxes(figures.style.axis("neurons"))
+
+
+def test_a_figure_from_outside_has_the_look_of_the_others():
+    neurons = many_neurons(500)
+    own, ours = neurons_per_site(neurons), figures.layer_profile(neurons)
+    assert own.data[0].y.sum() == len(neurons)
+    assert own.layout.title.text == "Neurons per &lt;site&gt;"
+    assert own.layout.font == ours.layout.font
+    assert own.layout.paper_bgcolor == ours.layout.paper_bgcolor
+    assert own.layout.yaxis.gridcolor == ours.layout.yaxis.gridcolor
 
 
 # --- all of them ----------------------------------------------------------------------------------
 
 
 def test_nothing_global_changes_and_nothing_is_shown(effects, table, doses, sweep, monkeypatch):
-    shown = []
-    monkeypatch.setattr(plotly.io, "show", lambda *_, **__: shown.append(1))
+    calls = []
+    monkeypatch.setattr(plotly.io, "show", lambda *_, **__: calls.append(1))
     before = plotly.io.templates.default, plotly.io.renderers.default
-    made = [
+    all_figures = [
         figures.layer_heatmap(NeuronSet.of({"a": [(0, 1)]})),
         figures.culture_matrix(effects),
         figures.comparison_bars(table),
@@ -558,9 +597,9 @@ def test_nothing_global_changes_and_nothing_is_shown(effects, table, doses, swee
         figures.overlap_matrix({"x": many_neurons(9), "y": many_neurons(8)}),
         figures.token_attribution(["a"], np.ones(1)),
     ]
-    assert len({type(figure) for figure in made}) == 1
+    assert len({type(figure) for figure in all_figures}) == 1
     assert (plotly.io.templates.default, plotly.io.renderers.default) == before
-    assert not shown
-    for figure in made:
+    assert not calls
+    for figure in all_figures:
         assert figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
         assert figure.layout.width is None

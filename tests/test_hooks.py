@@ -7,17 +7,14 @@ import torch
 from reference import PlainTransformers, max_error, norm_error, suppressed
 
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.hooks import (
-    ATTENTION_SITES,
-    MLP_SITES,
-    last_logits,
-    scaled_neurons,
-    site_shape,
-)
+from culnig_tl.hooks import last_logits, scaled_neurons
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import batches
+from culnig_tl.sites import SITES as KNOWN_SITES
+from culnig_tl.sites import site_shape
 
-SITES = MLP_SITES + ATTENTION_SITES
+SITES = list(KNOWN_SITES)
+MLP_SITES = [name for name, site in KNOWN_SITES.items() if site.pool == "mlp"]
 # float32: twelve layers of rounding, as in test_attribution
 SINGLE = 1e-5
 

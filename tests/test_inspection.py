@@ -1,5 +1,8 @@
 """Cards: every number has a witness of its own, and a prompt is shown as the model read it."""
 
+import json
+import math
+import re
 from dataclasses import fields
 from html.parser import HTMLParser
 from typing import Any
@@ -21,28 +24,27 @@ from culnig_tl.errors import (
     UnknownNameError,
     UnwritableError,
 )
+from culnig_tl.html import ColouredTokens, as_html, colour, number, token_texts
 from culnig_tl.inspection import (
-    ColouredTokens,
     NeuronCard,
     inspect_neuron,
     inspect_neurons,
     inspect_prompt,
-    token_texts,
+    logit_effects,
+    output_direction,
 )
-from culnig_tl.inspection.directions import logit_effects, output_direction
-from culnig_tl.inspection.tokens import as_html, colour
 from culnig_tl.models import load_model
-from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions import label_tokens, questions
+from culnig_tl.neurons import Neuron, NeuronSet
+from culnig_tl.questions import label_tokens, prepare, questions
+from culnig_tl.questions import prepared as prepared_module
 
 SITES = ("mlp.hook_post", "attn.hook_q", "attn.hook_k", "attn.hook_v")
-NEURON = ("mlp.hook_post", 1, 17)
-WHERE = {"site": NEURON[0], "layer": NEURON[1], "neuron": NEURON[2]}
+NEURON = Neuron("mlp.hook_post", 1, 17)
 
 
 @pytest.fixture(scope="module")
 def card(loaded, rows):
-    return inspect_neuron(loaded(), rows, **WHERE, top=4)
+    return inspect_neuron(loaded(), rows, NEURON, top=4)
 
 
 @pytest.fixture(scope="module")
@@ -163,20 +165,33 @@ def test_likeness_is_the_correlation_of_scores(card, traces):
 
 def test_a_rank_counts_the_better_neurons_of_the_pool(model, rows):
     scores = {"cultural": attribute(model, rows, progress=False)}
-    for site, layer, neuron in (NEURON, ("attn.hook_k", 2, 3)):
-        card = inspect_neuron(model, rows, site=site, layer=layer, neuron=neuron, scores=scores)
+    for neuron in (NEURON, Neuron("attn.hook_k", 2, 3)):
+        card = inspect_neuron(model, rows, neuron, scores=scores)
         (row,) = card.ranks.to_dict("records")
-        pool = [site] if site.startswith("mlp") else SITES[1:]
+        pool = [neuron.site] if neuron.site.startswith("mlp") else SITES[1:]
         everyone = sorted(
             (v for s in pool for v in scores["cultural"].total(s).flatten().tolist()), reverse=True
         )
-        value = scores["cultural"].total(site)[layer, neuron].item()
+        value = scores["cultural"].total(neuron.site)[neuron.layer, neuron.index].item()
         assert (row["scores"], row["rank"], row["pool"]) == (
             "cultural",
             everyone.index(value) + 1,
             len(everyone),
         )
         assert row["share"] == row["rank"] / row["pool"]
+
+
+def test_two_names_of_the_same_neurons_are_not_ranked_together(model, rows):
+    sites = ("mlp.hook_post", "mlp.hook_pre_linear", *SITES[1:])
+    scores = attribute(model, rows, sites=sites, progress=False)
+    for site, pool in {
+        "mlp.hook_post": 192,
+        "mlp.hook_pre_linear": 192,
+        "attn.hook_v": 192,
+    }.items():
+        assert scores.rank_of(Neuron(site, 1, 5))[1] == pool
+    with pytest.raises(UnknownNameError, match=r"^There are no scores of mlp.hook_pre; these scor"):
+        scores.rank_of("L0.mlp.hook_pre.1")
 
 
 def test_without_scores_the_rows_are_scored_as_attribute_does(card, model, rows):
@@ -198,15 +213,64 @@ def test_cultures_and_topics_are_means_over_prompts(card):
 
 
 def test_many_cards_are_the_single_ones(model, rows, card):
-    both = NeuronSet.of({NEURON[0]: [NEURON[1:]], "attn.hook_v": [(2, 5)]})
+    both = NeuronSet.of([NEURON, "L2.attn.hook_v.5"])
     cards = inspect_neurons(model, rows, both, top=4)
     assert list(cards) == ["L1.mlp.hook_post.17", "L2.attn.hook_v.5"]
     for name in ("ranks", "histogram", "questions", "cultures", "neighbours", "promoted"):
         pd.testing.assert_frame_equal(getattr(cards[card.id], name), getattr(card, name))
 
 
+NAME = str(NEURON)
+INDEX = {"layer": NEURON.layer, "neuron": NEURON.index}
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{"neuron": NAME}, {"neuron": tuple(NEURON)}, INDEX, {"site": NEURON.site, **INDEX}],
+    ids=["text", "tuple", "index at the default site", "index"],
+)
+def test_a_neuron_is_named_in_any_way(model, rows, card, named):
+    again = inspect_neuron(model, prepare(model, rows), **named, top=4)
+    assert again.id == NAME
+    assert again.fragment() == card.fragment()
+
+
+def test_neurons_are_listed_in_any_way_and_stay_in_order(model, rows, card):
+    cards = inspect_neurons(model, prepare(model, rows), ["L2.attn.hook_v.5", NEURON], top=4)
+    assert list(cards) == ["L2.attn.hook_v.5", NAME]
+    pd.testing.assert_frame_equal(cards[NAME].questions, card.questions)
+
+
+def test_a_set_of_another_model_is_noticed(model, rows):
+    other = NeuronSet.of([NEURON], source={"model": "0" * 12, "model_name": "other"})
+    with pytest.warns(UserWarning, match="These neurons were chosen on other with other weights"):
+        inspect_neurons(model, rows, other)
+    shapes = {NEURON.site: (3, 128)}
+    with pytest.raises(InvalidInputError, match=r"with 3 layers of 128 neurons .* 3 layers of 64"):
+        inspect_neurons(model, rows, NeuronSet.of([NEURON], shapes=shapes))
+
+
+def test_questions_are_encoded_once_for_all_cards(model, rows, monkeypatch):
+    encoded: list[str] = []
+    encode = prepared_module.encode
+    monkeypatch.setattr(
+        prepared_module,
+        "encode",
+        lambda tokenizer, text: encoded.append(text) or encode(tokenizer, text),
+    )
+    inspect_neurons(model, rows, [NEURON, "L2.attn.hook_v.5", "L0.attn.hook_q.1"], top=2)
+    assert len(encoded) == len(rows)
+
+
+def test_a_card_and_a_view_say_in_one_line_what_they_are(model, rows, card):
+    assert repr(card) == f"{NAME} of {card.model}: " + (
+        f"rank {card.ranks['rank'].item()} of 192 by “these questions”, seen on 6 prompts"
+    )
+    assert "\n" not in repr(inspect_prompt(model, rows[0], top=2))
+
+
 def test_a_card_agrees_on_both_backends(either, rows, card):
-    found = inspect_neuron(either, rows, **WHERE, top=4)
+    found = inspect_neuron(either, rows, NEURON, top=4)
     for name in ("highest", "score", "drop"):
         assert (
             max_error(torch.tensor(found.questions[name]), torch.tensor(card.questions[name]))
@@ -217,7 +281,7 @@ def test_a_card_agrees_on_both_backends(either, rows, card):
 
 def test_a_card_leaves_the_model_as_it_was(model, rows, n_hooks):
     before = n_hooks(model)
-    inspect_neuron(model, rows, **WHERE)
+    inspect_neuron(model, rows, NEURON)
     assert n_hooks(model) == before
 
 
@@ -228,7 +292,7 @@ def test_a_neuron_that_does_nothing_has_a_card(loaded, rows):
     kept = weights[17].clone()
     try:
         weights[17] = 0.0
-        card = inspect_neuron(model, rows, **WHERE)
+        card = inspect_neuron(model, rows, NEURON)
     finally:
         weights[17] = kept
     assert card.neighbours.empty
@@ -303,10 +367,9 @@ def test_an_effect_is_what_an_intervention_does_to_the_logits(architectures, nam
     """
     model = load_model(architectures[name], backend=backend, device="cpu")
     last, step = model.cfg.n_layers - 1, 8.0
-    where = {"site": site, "layer": last}
-    direction, _ = output_direction(model, neuron=5, **where)
+    direction, _ = output_direction(model, Neuron(site, last, 5))
     assert direction is not None
-    effects = logit_effects(model, direction, **where)
+    effects = logit_effects(model, direction, site=site, layer=last)
 
     def move(activation, hook):
         activation = activation.clone()
@@ -333,7 +396,7 @@ def test_an_effect_is_what_an_intervention_does_to_the_logits(architectures, nam
 
 
 def test_promoted_tokens_are_those_of_w_out_w_u(either, rows):
-    card = inspect_neuron(either, rows, **WHERE, top=5)
+    card = inspect_neuron(either, rows, NEURON, top=5)
     norm = either.ln_final.w.double()
     effects = (either.blocks[1].mlp.W_out[17].double() * norm) @ either.W_U.double()
     order = effects.argsort(descending=True)
@@ -348,17 +411,16 @@ def test_promoted_tokens_are_those_of_w_out_w_u(either, rows):
     ("site", "reason"), [("attn.hook_q", "a query steers"), ("attn.hook_k", "a key")]
 )
 def test_queries_and_keys_write_nothing_and_the_card_says_so(model, rows, site, reason):
-    card = inspect_neuron(model, rows, site=site, layer=0, neuron=3)
+    card = inspect_neuron(model, rows, f"L0.{site}.3")
     assert card.promoted.empty
     assert reason in card.direction
     assert card.direction in card.fragment()
 
 
 def test_a_value_names_the_heads_that_read_it(loaded):
-    assert output_direction(loaded(2), site="attn.hook_v", layer=0, neuron=9)[1] == (
-        "W_O of heads 2 to 3, summed."
-    )
-    assert output_direction(loaded(4), site="attn.hook_v", layer=0, neuron=9)[1] == "W_O of head 1."
+    neuron = "L0.attn.hook_v.9"
+    assert output_direction(loaded(2), neuron)[1] == "W_O of heads 2 to 3, summed."
+    assert output_direction(loaded(4), neuron)[1] == "W_O of head 1."
 
 
 # --- one prompt -----------------------------------------------------------------------------------
@@ -429,6 +491,16 @@ def test_a_prompt_that_cannot_be_read_is_a_sentence(model):
 def test_what_cannot_be_inspected_is_a_sentence(model, rows, loaded):
     with pytest.raises(UnknownNameError, match=r"'mlp.hook_x' is not a site of this model; it has"):
         inspect_neuron(model, rows, site="mlp.hook_x", layer=0, neuron=0)
+    with pytest.raises(InvalidInputError, match=r"^'L0' is no neuron; write layer, site and num"):
+        inspect_neuron(model, rows, "L0")
+    with pytest.raises(
+        InvalidInputError, match=r"^Every layer has a neuron 5; give layer= .* name"
+    ):
+        inspect_neuron(model, rows, 5)
+    with pytest.raises(InvalidInputError, match=r"^There are no neurons to inspect; give at least"):
+        inspect_neurons(model, rows, [])
+    with pytest.raises(InvalidInputError, match=r"layer is 2; leave these two out"):
+        inspect_neuron(model, rows, NEURON, layer=2)
     with pytest.raises(
         InvalidInputError, match=r"Layer 3, neuron 64 .* 3 layers of 64; count from 0"
     ):
@@ -469,6 +541,41 @@ def test_another_file_is_no_card(tmp_path):
     (tmp_path / "card.json").write_text("{}")
     with pytest.raises(InvalidInputError, match=r"is no neuron's card; give a file that NeuronCa"):
         NeuronCard.load(tmp_path / "card.json")
+
+
+@pytest.mark.parametrize("fault", [{"ranks": None}, {"strongest": [{}]}, {"questions": {"a": 1}}])
+def test_a_card_of_another_version_is_refused_in_a_sentence(card, tmp_path, fault):
+    path = card.save(tmp_path / "card.json")
+    content = json.loads(path.read_text(encoding="utf-8")) | fault
+    content = {name: value for name, value in content.items() if value is not None}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InvalidInputError, match=r"card of another version, or incomplete .* anew"):
+        NeuronCard.load(path)
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+FORMS = [
+    f"{sign}{form}" for sign in ("", "+") for form in (".1f", ".4f", ".2g", ".3e", ",.2f", ".0%")
+]
+
+
+@given(st.floats(), st.sampled_from(FORMS))
+def test_a_number_is_printed_with_a_true_minus_sign_and_without_a_sign_of_zero(value, form):
+    text = number(value, form)
+    assert "-" not in text
+    if math.isnan(value):
+        assert text == "\N{EN DASH}"
+    elif not re.search("[1-9i]", re.sub("e.*", "", text)):
+        assert text[0] == "0", "zero, and what rounds to it, has no sign"
+    else:
+        assert text.replace("\N{MINUS SIGN}", "-") == format(value, form)
+
+
+@given(st.floats(allow_nan=False))
+def test_a_number_can_be_read_again(value):
+    text = number(value, ".17g")
+    assert float(text.replace("\N{MINUS SIGN}", "-")) == value
 
 
 # --- tokens ---------------------------------------------------------------------------------------
@@ -573,7 +680,7 @@ def odd_card(loaded):
             for i, text in enumerate(ODD)
         ]
     )
-    return inspect_neuron(model, rows, **WHERE, top=len(rows)), rows
+    return inspect_neuron(model, rows, NEURON, top=len(rows)), rows
 
 
 @pytest.mark.browser

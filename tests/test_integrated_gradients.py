@@ -13,14 +13,15 @@ from culnig_tl.attribution import (
     answer_probability,
     attribute,
     gradient_x_activation,
+    gradients,
     integrated_gradients,
-    passes,
 )
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooks import DEFAULT_SITES, scaled_neurons, site_shape
+from culnig_tl.hooks import scaled_neurons
 from culnig_tl.models import load_model
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import batches
+from culnig_tl.sites import DEFAULT_SITES, site_shape
 
 PATHS = ["joint", "layer"]
 # Sums of a few thousand float64 products differ by their order only: about 1e-13
@@ -201,11 +202,14 @@ def test_by_layer_the_layers_below_are_not_run_again(loaded, rows, monkeypatch, 
     def fail(*_):
         raise RuntimeError("in the middle of a pass")
 
-    monkeypatch.setattr(passes, "answer_probability", fail)
+    monkeypatch.setattr(gradients, "answer_probability", fail)
     with pytest.raises(RuntimeError, match="in the middle"), torch.no_grad():
-        passes.residuals(model, batch)
-    known = passes.Residuals([batch.tokens[..., None].float()] * 3, [None] * 3)
-    with pytest.raises(RuntimeError, match="in the middle"), passes.starting_at(model, 2, known, 1):
+        gradients.residuals(model, batch)
+    known = gradients.Residuals([batch.tokens[..., None].float()] * 3, [None] * 3)
+    with (
+        pytest.raises(RuntimeError, match="in the middle"),
+        gradients.starting_at(model, 2, known, n_copies=1),
+    ):
         fail()
     assert n_hooks(model) == before
     assert all("forward" not in vars(block) for block in model.blocks)

@@ -17,8 +17,8 @@ from culnig_tl.attribution import (
     attribute_questions,
     gradient_x_activation,
     integrated_gradients,
-    streaming,
 )
+from culnig_tl.attribution.methods import METHODS
 from culnig_tl.cli import app
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.models import load_model
@@ -100,7 +100,7 @@ def test_a_killed_run_ends_bit_by_bit_like_one_that_was_not(folders, model, rows
         return gradient_x_activation(model, batch, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "gradient_x_activation", seen)
+        patch.setitem(METHODS, "gradient_x_activation", seen)
         resumed = attribute(model, rows, token_budget=BUDGET, checkpoint=path, progress=False)
     whole = attribute(model, rows, token_budget=BUDGET, progress=False)
     assert 0 < len(scored) < len(rows)
@@ -129,7 +129,7 @@ def stopped(model, rows, tmp_path, monkeypatch):
 
         path = tmp_path / "checkpoint"
         with monkeypatch.context() as patch:
-            patch.setattr(streaming, "gradient_x_activation", fails)
+            patch.setitem(METHODS, "gradient_x_activation", fails)
             with pytest.raises(OSError, match="the disk is gone"):
                 attribute(model, rows, checkpoint=path, checkpoint_minutes=0.0, **options)
         return path
@@ -173,10 +173,12 @@ ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried"),
     RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    MemoryError(),
 ]
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["cuda", "linux", "windows"])
+@pytest.mark.parametrize("error", ERRORS, ids=["cuda", "linux", "windows", "cublas", "python"])
 @pytest.mark.parametrize("method", ["gradient_x_activation", "integrated_gradients"])
 @pytest.mark.parametrize("padding", ["ignore", "zero"])
 def test_a_lack_of_memory_halves_the_token_budget_and_goes_on(

@@ -1,5 +1,6 @@
 """A loaded model is the one in the folder, frozen and hooked; or a sentence says why not."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import pytest
 import torch
 from reference import NaiveLlama, PlainTransformers, max_error
 
-from culnig_tl.benchmarks import atlas
+from culnig_tl.atlas import rows as atlas
 from culnig_tl.errors import InvalidInputError, MissingFileError
 from culnig_tl.hooks import last_logits
 from culnig_tl.models import load_model, model_fingerprint
@@ -185,6 +186,36 @@ def test_a_fingerprint_changes_with_any_single_weight(folders):
             weight.data[index] += 0.5
             seen.add(model_fingerprint(model))
     assert len(seen) == 1 + 3 * 4
+
+
+def test_a_quick_fingerprint_sees_what_torch_counts(folders):
+    """Called at every forward pass, it trusts torch's counters; written through .data, it does not
+    see, and a thorough one does."""
+    model = load_model(folders[2], backend="hooked")
+    before = model_fingerprint(model, thorough=False)
+    weight = model.blocks[0].mlp.W_out
+    with torch.no_grad():
+        weight[0, 0] += 0.5
+    counted = model_fingerprint(model, thorough=False)
+    weight.data[0, 0] -= 0.5
+    assert before != counted == model_fingerprint(model, thorough=False)
+    assert model_fingerprint(model) == before
+    model.blocks[0].mlp.W_out = torch.nn.Parameter(weight + 1.0, requires_grad=False)
+    assert model_fingerprint(model, thorough=False) not in (before, counted)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_a_fingerprint_is_the_digest_it_always_was(folders, dtype):
+    """Run folders and saved scores hold it; written out once more, weight by weight."""
+    model = load_model(folders[2], backend="hooked", dtype=dtype)
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        flat = weight.detach().flatten()
+        sample = flat[:: max(1, len(flat) // 256)].float().numpy()
+        total = flat.view(bits[flat.element_size()]).sum(dtype=torch.int64).item()
+        digest.update(f"{name}{tuple(weight.shape)}{total}".encode() + sample.tobytes())
+    assert model_fingerprint(model) == digest.hexdigest()[:12]
 
 
 # ---------------------------------------------------------------- the embedded model

@@ -1,13 +1,18 @@
 """Sets of neurons obey the algebra of sets and survive a file."""
 
 import json
+import warnings
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.neurons import NeuronSet, neuron_id, parse_neuron_id
+from culnig_tl.hooks import scaled_neurons
+from culnig_tl.neurons import Neuron, NeuronSet
+from culnig_tl.selection import culture_general
 
 SHAPES = {"mlp.hook_post": (3, 8), "attn.hook_q": (3, 4)}
 
@@ -112,18 +117,134 @@ def test_scores_follow_their_neurons_best_first():
 
 def test_a_neuron_has_one_name_whoever_lists_it():
     neurons = NeuronSet.of({"mlp.hook_post": [(3, 17)], "attn.hook_q": [(0, 1)]})
-    assert [neuron_id(*neuron) for neuron in neurons] == ["L3.mlp.hook_post.17", "L0.attn.hook_q.1"]
+    assert [str(neuron) for neuron in neurons] == ["L3.mlp.hook_post.17", "L0.attn.hook_q.1"]
 
 
 @pytest.mark.parametrize("neuron", [("mlp.hook_post", 3, 17), ("attn.hook_q", 0, 0)])
 def test_a_name_leads_back_to_its_neuron(neuron):
-    assert parse_neuron_id(neuron_id(*neuron)) == neuron
+    assert Neuron.parse(str(Neuron(*neuron))) == neuron
+    assert Neuron.of(str(Neuron(*neuron))) == Neuron.of(neuron) == Neuron.of(Neuron(*neuron))
 
 
 @pytest.mark.parametrize("name", ["", "L3.17", "3.mlp.hook_post.17", "L3.mlp.hook_post.x"])
 def test_a_name_of_another_form_is_refused(name):
     with pytest.raises(InvalidInputError, match=r"is no neuron; write .* 'L3\.mlp\.hook_post\.17'"):
-        parse_neuron_id(name)
+        Neuron.parse(name)
+
+
+@pytest.mark.parametrize(
+    "thing", [None, 7, ("mlp.hook_post", 1), ("mlp.hook_post", 1, 1.7), (1, 2, 3)]
+)
+@pytest.mark.usefixtures("as_for_a_user")
+def test_what_is_no_neuron_is_refused(thing):
+    with pytest.raises(InvalidInputError, match="is no neuron; give a Neuron, a name such as"):
+        Neuron.of(thing)
+    with pytest.raises(InvalidInputError, match="is no neuron"):
+        NeuronSet.of([thing])
+
+
+def test_a_set_is_made_of_whatever_means_neurons():
+    neuron = Neuron("mlp.hook_post", 3, 17)
+    expected = NeuronSet.of({"mlp.hook_post": [(3, 17)]})
+    frame = pd.DataFrame({"site": ["mlp.hook_post"], "layer": [3], "neuron": [17]})
+    for given_neurons in (
+        neuron,
+        str(neuron),
+        [neuron],
+        [str(neuron)],
+        [("mlp.hook_post", 3, 17)],
+        {neuron: 0.5}.keys(),
+        frame,
+        expected,
+    ):
+        assert NeuronSet.of(given_neurons) == expected
+    assert NeuronSet.from_frame(frame) == expected
+    with pytest.raises(InvalidInputError, match="no column layer; it has site, neuron"):
+        NeuronSet.from_frame(frame.drop(columns="layer"))
+    assert str(neuron) in expected
+    assert neuron in expected
+    assert "L3.mlp.hook_post.18" not in expected
+
+
+@given(parts, parts)
+def test_operators_keep_the_score_of_every_neuron(first, second):
+    """A neuron of both sets has the first one's score; one without a score has NaN."""
+    one, other = made(first), made(second)
+    score_of = {neuron: float(number) for number, neuron in enumerate(one)}
+    scored = NeuronSet.of(list(one), scores=score_of)
+    for combined in (scored & other, scored - other, scored | other, other | scored):
+        frame = combined.to_frame()
+        scores = {Neuron(*place): score for *place, score in frame.itertuples(index=False)}
+        for neuron in combined:
+            expected = score_of.get(neuron, float("nan"))
+            assert scores[neuron] == pytest.approx(expected, nan_ok=True)
+    twice = NeuronSet.of(list(one), scores=dict.fromkeys(one, -1.0))
+    assert (scored | twice).scores == (scored & twice).scores == scored.scores
+
+
+def test_a_set_with_and_without_scores_survives_a_file(tmp_path):
+    half = NeuronSet.of(
+        ["L0.attn.hook_q.1", "L1.attn.hook_q.2"], scores={("attn.hook_q", 0, 1): 0.25}
+    )
+    half.save(tmp_path / "set.json")
+    assert "NaN" not in (tmp_path / "set.json").read_text()
+    assert NeuronSet.load(tmp_path / "set.json").to_frame().equals(half.to_frame())
+
+
+def test_the_best_by_score():
+    names = ["L0.attn.hook_q.1", "L1.attn.hook_q.2", "L2.mlp.hook_post.3"]
+    scores = {Neuron.parse(name): score for name, score in zip(names, (0.1, 0.3, 0.3), strict=True)}
+    neurons = NeuronSet.of(names, scores=scores, source={"model": "m"})
+    assert [str(neuron) for neuron in neurons.top(2)] == names[1:]
+    assert neurons.top(2).source == neurons.source
+    assert [*neurons.top(9)] == [*neurons]
+    assert len(neurons.top(0)) == 0
+    with pytest.raises(InvalidInputError, match="k is -1"):
+        neurons.top(-1)
+    with pytest.raises(InvalidInputError, match="these 3 neurons carry no scores"):
+        NeuronSet.of(names).top(1)
+
+
+def test_a_set_says_in_a_line_what_it_is():
+    source = {"kind": "culture-general", "model_name": "atlas"}
+    neurons = NeuronSet.of(
+        {"mlp.hook_post": [(layer, index) for layer in (0, 3) for index in range(9)]}
+        | {"attn.hook_k": [(1, 2)]},
+        source=source,
+    )
+    assert repr(neurons) == (
+        "19 culture-general neurons of atlas: MLP output 18, k 1; layers 0 to 3"
+    )
+    assert repr(NeuronSet.of({})) == "0 neurons"
+    assert repr(NeuronSet.of("L2.attn.hook_q.1")) == "1 neuron: q 1; layer 2"
+    html = neurons._repr_html_()
+    assert "19 culture-general neurons of atlas" in html
+    assert "mlp.hook_post" in html
+    hostile = NeuronSet.of("L2.attn.hook_q.1", source={"model_name": "<script>alert(1)</script>"})
+    assert "<script>" not in hostile._repr_html_()
+
+
+def test_a_set_remembers_its_model(loaded, model, rows):
+    scores = attribute(model, rows, progress=False)
+    general = culture_general(scores, mlp_top=0.05)
+    assert general.source["model_name"] == model.cfg.model_name
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for neurons in (general, general.top(2), general & general, general - general.top(1)):
+            assert neurons.source["model"] == scores.source["model"]
+            with scaled_neurons(model, neurons):
+                pass
+    other = loaded(2, "hooked", "float32")
+    with (
+        pytest.warns(UserWarning, match="chosen on .* with other weights"),
+        scaled_neurons(other, general),
+    ):
+        pass
+    with (
+        pytest.raises(InvalidInputError, match=r"3 layers of 16 neurons at attn\.hook_[kv]; this"),
+        scaled_neurons(loaded(4), culture_general(scores, attention_top=0.5)),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("neuron", [(-1, 0), (0, -1)])

@@ -166,7 +166,7 @@ def test_a_page_draws_its_figures_without_a_network(
         assert drawn.count() == n_figures(notebook)
         views = page.locator("[data-component]")  # of CircuitsVis, which draws once it is unpacked
         assert views.count() == sum(
-            source.count("ct.colored_tokens(") for source in code_of(notebook)
+            source.count("ct.circuitsvis.colored_tokens(") for source in code_of(notebook)
         )
         for view in views.all():
             view.locator(".colored-tokens").wait_for()

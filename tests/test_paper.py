@@ -9,7 +9,7 @@ from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 
 import culnig_tl as ct
-from culnig_tl import paper
+from culnig_tl.benchmarks import paper
 from culnig_tl.cli import app
 from culnig_tl.cli.paper import _fitting
 from culnig_tl.errors import InvalidInputError, MissingFileError, UnknownNameError
@@ -93,7 +93,7 @@ def test_the_command_writes_table_figures_and_report_and_resumes(asked, folders,
     assert code == 0, shown
     table = pd.read_csv(out / "table.csv")
     names = ["general", "random", "layer-matched"]
-    expected = ["original", *names, *(f"{name} ×2" for name in names)]
+    expected = ["original", *names, *names]
     assert table["condition"].tolist() == expected * 2
     assert table["factor"].tolist() == [1.0, *[0.0] * 3, *[2.0] * 3] * 2
     assert (out / "table.md").read_text(encoding="utf-8") == ct.to_markdown(table)

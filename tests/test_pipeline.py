@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,14 +13,13 @@ from test_long_runs import SCRIPT, TESTS, run_together
 
 from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, UnwritableError
-from culnig_tl.evaluation import compare
+from culnig_tl.evaluation import FACTORS, Condition, compare, dose_response
 from culnig_tl.files import read_json, write_json
 from culnig_tl.inspection import inspect_neuron
-from culnig_tl.neurons import NeuronSet, neuron_id
-from culnig_tl.pipeline import closer, culnig, stages
+from culnig_tl.neurons import Neuron, NeuronSet
+from culnig_tl.pipeline import culnig, stages
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
-from culnig_tl.validation import dose_response
 
 SETTINGS = {
     "mlp_top": 0.05,
@@ -59,23 +59,30 @@ def names_of(rows):
     return kept.map(lambda row: {**row, "prompt": row["culture"] + " rice Answer:"})
 
 
+def run_on(model, rows, folder: Path, **changes):
+    """The whole method on the tiny model."""
+    options = {
+        **SETTINGS,
+        "cultural": rows,
+        "control": control_of(rows),
+        "recognition": names_of(rows),
+        "benchmarks": {"tiny": rows, "half": rows.select(range(3))},
+        "progress": False,
+        **changes,
+    }
+    return culnig(model, out=folder, **options)
+
+
 @pytest.fixture
 def run_in(model, rows):
     """``run_in(folder, **changes)``: the whole method on the tiny model."""
+    return partial(run_on, model, rows)
 
-    def run(folder: Path, **changes):
-        options = {
-            **SETTINGS,
-            "cultural": rows,
-            "control": control_of(rows),
-            "recognition": names_of(rows),
-            "benchmarks": {"tiny": rows, "half": rows.select(range(3))},
-            "progress": False,
-            **changes,
-        }
-        return culnig(model, out=folder, **options)
 
-    return run
+@pytest.fixture(scope="module")
+def undisturbed(loaded, rows, tmp_path_factory):
+    """A run with one card that nothing stopped."""
+    return run_on(loaded(), rows, tmp_path_factory.mktemp("run") / "whole", n_cards=1)
 
 
 @pytest.fixture
@@ -198,8 +205,14 @@ def test_several_factors_and_layer_matched_sets_are_conditions_of_their_own(
     table = compare(
         model,
         {"tiny": rows, "half": rows.select(range(3))},
-        {"original": None, **sets, **{f"{name} ×2": each for name, each in sets.items()}},
-        factor={f"{name} ×2": 2.0 for name in sets},
+        [
+            Condition("original"),
+            *(
+                Condition.of(name, each, factor)
+                for factor in (0.0, 2.0)
+                for name, each in sets.items()
+            ),
+        ],
         mode="options",
         progress=False,
     )
@@ -210,26 +223,23 @@ def test_several_factors_and_layer_matched_sets_are_conditions_of_their_own(
 
 def test_the_best_neurons_have_cards_and_the_set_has_doses(run_in, model, rows, tmp_path):
     run = run_in(tmp_path, n_cards=2)
-    best = [
-        (site, layer, neuron)
-        for site, layer, neuron, _ in run.general.to_frame().head(2).itertuples(index=False)
-    ]
-    assert [*run.cards] == [neuron_id(*neuron) for neuron in best]
-    for site, layer, neuron in best:
-        card = inspect_neuron(model, rows, site=site, layer=layer, neuron=neuron, scores=run.scores)
+    best = [Neuron(*place) for *place, _ in run.general.to_frame().head(2).itertuples(index=False)]
+    assert [*run.cards] == [str(neuron) for neuron in best]
+    for neuron in best:
+        card = inspect_neuron(model, rows, neuron, scores=run.scores)
         assert run.cards[card.id].fragment() == card.fragment()
     benchmarks = {"tiny": rows, "half": rows.select(range(3))}
-    doses = dose_response(model, benchmarks, run.general, factors=closer.FACTORS, progress=False)
+    doses = dose_response(model, benchmarks, run.general, factors=FACTORS, progress=False)
     pd.testing.assert_frame_equal(run.doses, doses)
-    assert min(closer.FACTORS) == 0
-    assert max(closer.FACTORS) == 2
+    assert min(FACTORS) == 0
+    assert max(FACTORS) == 2
     written = pd.read_csv(tmp_path / "doses.csv")
     pd.testing.assert_frame_equal(written, doses, check_dtype=False)
 
 
 def test_cards_and_doses_are_made_on_draws_that_do_not_grow(run_in, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(closer, "_CARD_PROMPTS", 4)
-    monkeypatch.setattr(closer, "_DOSE_PROMPTS", 2)
+    monkeypatch.setattr(stages, "_CARD_PROMPTS", 4)
+    monkeypatch.setattr(stages, "_DOSE_PROMPTS", 2)
     run = run_in(tmp_path, n_cards=1)
     (card,) = run.cards.values()
     assert len(card.questions) == 4
@@ -318,12 +328,11 @@ def test_a_file_in_the_way_is_a_sentence(run_in, passes, tmp_path):
 
 @pytest.mark.parametrize("stop_at", [0, 2, 4, 6, 8, 10, 18, 19, 20])
 def test_an_interrupted_run_leaves_no_part_and_ends_like_one_that_was_not(
-    run_in, tmp_path, monkeypatch, stop_at
+    run_in, undisturbed, tmp_path, monkeypatch, stop_at
 ):
     """Ctrl-C as a file is about to get its name: settings, scores, sets, answers, tables, a card
     and the doses, in this order."""
-    whole = run_in(tmp_path / "whole", n_cards=1)
-    everything = FILES | CLOSER | {f"cards/{name}.json" for name in whole.cards}
+    everything = FILES | CLOSER | {f"cards/{name}.json" for name in undisturbed.cards}
     named, replace = [], os.replace
 
     def interrupted(source, target):
@@ -340,10 +349,10 @@ def test_an_interrupted_run_leaves_no_part_and_ends_like_one_that_was_not(
     assert files(tmp_path / "stopped") < everything
     resumed = run_in(tmp_path / "stopped", n_cards=1)
     assert files(tmp_path / "stopped") == everything
-    pd.testing.assert_frame_equal(resumed.table, whole.table)
-    pd.testing.assert_frame_equal(resumed.effects, whole.effects)
-    pd.testing.assert_frame_equal(resumed.doses, whole.doses)
-    assert [*resumed.cards] == [*whole.cards]
+    pd.testing.assert_frame_equal(resumed.table, undisturbed.table)
+    pd.testing.assert_frame_equal(resumed.effects, undisturbed.effects)
+    pd.testing.assert_frame_equal(resumed.doses, undisturbed.doses)
+    assert [*resumed.cards] == [*undisturbed.cards]
 
 
 def test_an_interrupt_while_scoring_keeps_what_was_done(

@@ -6,10 +6,11 @@ The templates are written here: they lay out the special tokens as each family d
 import pytest
 from jinja2 import TemplateError
 
+from culnig_tl.benchmarks.worldvaluesbench import alignment
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation.answers import _as_numbers, alignment
+from culnig_tl.evaluation.answers import _measures
 from culnig_tl.models import load_model
-from culnig_tl.questions import batches, for_model, label_tokens, questions, render
+from culnig_tl.questions import adapted_rows, batches, label_tokens, prepare, questions, render
 from culnig_tl.questions.rendering import encode
 
 EACH = "{% for m in messages %}"
@@ -154,11 +155,11 @@ def test_a_template_that_refuses_is_heard_as_such(speaking):
 def test_a_label_is_one_token_as_it_follows_the_text(speaking, template, changes, label, ending):
     model = speaking(template)
     row = {**ASKED, "answer": "A", **changes}
-    (fitted,) = for_model(questions([row]), model).to_list()
+    (fitted,) = adapted_rows(questions([row]), model).to_list()
     assert fitted["answer"] == label
     assert label in fitted["options"]
     assert render(row, model).endswith(ending)
-    assert for_model(for_model(questions([row]), model), model).to_list() == [fitted]
+    assert adapted_rows(adapted_rows(questions([row]), model), model).to_list() == [fitted]
     if label != "tea":
         token = label_tokens(model.tokenizer, [label])[label]
         assert model.tokenizer.decode([token]) == label
@@ -178,14 +179,14 @@ def test_a_number_that_is_not_one_token_is_asked_by_letters(speaking):
     model = speaking(PHI)
     numbers = [str(number) for number in range(1, 11)]
     row = {"id": "q", "prompt": "How much, 1 to 10?", "options": numbers, "answer": "10"}
-    (fitted,) = for_model(questions([row]), model).to_list()
+    (fitted,) = adapted_rows(questions([row]), model).to_list()
     assert fitted["options"] == list("ABCDEFGHIJ")
     assert fitted["answer"] == "J"
     assert fitted["prompt"].endswith(row["prompt"])
     assert "A for 1, B for 2" in fitted["prompt"]
     assert "J for 10" in fitted["prompt"]
     few = {**row, "options": numbers[:4], "answer": "4"}
-    assert for_model(questions([few]), model)["options"][0] == numbers[:4]
+    assert adapted_rows(questions([few]), model)["options"][0] == numbers[:4]
 
 
 def test_labels_that_are_no_token_are_still_refused(speaking):
@@ -194,11 +195,18 @@ def test_labels_that_are_no_token_are_still_refused(speaking):
         batches(speaking(None), questions([row]))
 
 
-def test_letters_on_a_scale_align_like_the_numbers_they_stand_for():
+def test_letters_on_a_scale_align_like_the_numbers_they_stand_for(speaking, monkeypatch):
     """The same answer is as near by letters as it is by numbers."""
     numbers = [str(number) for number in range(1, 11)]
-    letters = list("ABCDEFGHIJ")
-    for said, gold in [(0, 9), (4, 2), (9, 9)]:
-        by_letters = _as_numbers(letters[said], letters[gold], letters)
-        assert alignment(*by_letters) == alignment(numbers[said], numbers[gold], numbers)
-    assert alignment(*_as_numbers("?", "A", letters)) == 0
+    row = {"id": "q", "prompt": "How much?", "options": numbers, "benchmark": "worldvaluesbench"}
+    pairs = [("A", "10"), ("E", "3"), ("J", "10"), ("?", "1")]
+    asked = questions([{**row, "answer": gold} for _, gold in pairs])
+    model = speaking(PHI)
+    monkeypatch.setattr(model.cfg, "n_ctx", 256)
+    prepared = prepare(model, asked)
+    assert prepared.adapted["options"][0] == list("ABCDEFGHIJ")
+    measured = _measures(prepared, [said for said, _ in pairs])
+    meant = dict(zip("ABCDEFGHIJ", numbers, strict=True))
+    expected = [alignment(meant.get(said, said), gold, numbers) for said, gold in pairs]
+    assert measured["alignment"] == expected
+    assert expected[2:] == [100.0, 0.0]

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from culnig_tl.atlas import answer_key
 from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import UnwritableError
+from culnig_tl.html import number
 from culnig_tl.inspection import inspect_neurons
 from culnig_tl.models import load_model
 from culnig_tl.neurons import NeuronSet
@@ -115,7 +116,7 @@ def results() -> pd.DataFrame:
         "benchmark condition n_neurons n_questions accuracy accuracy_low accuracy_high "
         "accuracy_sd_of_draws probability probability_low probability_high change p_value"
     )
-    return pd.DataFrame(
+    table = pd.DataFrame(
         [
             ("culture", "original", 0, 1288, 95.1, 93.2, 96.3, nan, 0.911, 0.902, 0.923, 0.0, nan),
             (
@@ -140,6 +141,7 @@ def results() -> pd.DataFrame:
         ],
         columns=columns.split(),
     )
+    return table.assign(factor=(table["condition"] == "original").astype(float))
 
 
 @pytest.fixture
@@ -243,10 +245,10 @@ def test_every_number_of_the_table_is_on_the_page(run):
         probability = [row[f"probability{end}"] for end in ("", "_low", "_high")]
         assert "{:.1f} [{:.1f}, {:.1f}]".format(*accuracy) in text
         assert "{:.3f} [{:.3f}, {:.3f}]".format(*probability) in text
-        assert f"{row['change']:+.1f}".replace("-", "\N{MINUS SIGN}") in text
+        assert number(row["change"], "+.1f") in text
         assert f"{row['benchmark']} ({row['n_questions']:,} questions)" in text
-    for number in ("0.0005", "0.2114", "0.8", "1.6"):
-        assert number in text
+    for value in ("0.0005", "0.2114", "0.8", "1.6"):
+        assert value in text
 
 
 def test_the_summary_says_what_happened_in_two_sentences(run):
@@ -274,6 +276,28 @@ def test_the_summary_claims_nothing_that_was_not_measured(run):
     assert "; no other benchmark moves." in page_of(replace(run, table=still)).text
     doubled = replace(run, settings={**run.settings, "factor": 2.0})
     assert "Multiplying by 2 the activations of 32 neurons" in page_of(doubled).text
+
+
+def test_several_factors_have_rows_and_names_of_their_own(run):
+    """A condition is its name and its factor; the sentences are about the first factor."""
+    scaled = run.table[run.table["condition"] != "original"]
+    doubled = scaled.assign(factor=2.0, accuracy=scaled["accuracy"] - 20, change=-60.0)
+    both = replace(run, table=pd.concat([run.table, doubled], ignore_index=True))
+    page = page_of(both)
+    assert "from 95.1 to 54.4 %" in page.text
+    assert f"“{ODD}” moves most, by \N{MINUS SIGN}1.7 points" in page.text
+    for cell in ("general ×2", "random ×2", "34.4 [51.5, 57.6]"):
+        assert page.text.count(cell) == page_of(run).text.count(cell) + (
+            1 if cell.startswith("34") else 2
+        )
+    (bars,) = (tag for tag in page.all("div") if tag.get("id") == "comparison")
+    assert "culture, general ×2: 34.4 %" in str(bars["aria-label"])
+
+
+def test_a_page_has_one_way_to_print_a_number(looked_at):
+    """Neither sentences nor tables nor cards have a zero with a sign."""
+    tiny = replace(looked_at, table=looked_at.table.assign(change=-1e-9))
+    assert not re.search("[+\N{MINUS SIGN}-]0(?:[.]0+)?(?![.\\d])", page_of(tiny).text)
 
 
 def test_tables_of_neurons_layers_cultures_and_settings(run):
@@ -314,6 +338,7 @@ OWN = {"cultural", "control", "recognition", "benchmarks", "culture_test"}
             OWN,
             {
                 "sites": ["mlp.hook_post", "attn.hook_v"],
+                "method": "integrated_gradients",
                 "mlp_top": 0.02,
                 "attention_top": 0.03,
                 "recognition_top": 0.02,
@@ -347,8 +372,10 @@ def test_how_to_reproduce_does_so(tmp_path, monkeypatch, given, choices):
             *("model", "out", "n_cards", "token_budget", "progress")  # the result is the same
         }
     else:
-        monkeypatch.setattr(settings, "load_benchmark", partial(load_benchmark, limit=16))
-        monkeypatch.setattr(settings, "_usual", settings._usual.__wrapped__)  # not kept
+        few_rows = partial(load_benchmark, limit=16)
+        monkeypatch.setattr("culnig_tl.pipeline.questions.load_benchmark", few_rows)
+        uncached = settings._usual_fingerprints.__wrapped__
+        monkeypatch.setattr(settings, "_usual_fingerprints", uncached)
     run = culnig(load_model(), out=tmp_path / "first", **rows, **choices, n_cards=0, progress=False)
     monkeypatch.chdir(tmp_path)
     namespace = dict(rows)
@@ -440,10 +467,10 @@ def test_a_given_card_stands_beside_those_of_the_run(looked_at, model, rows):
 def test_the_page_holds_only_as_many_whole_cards_as_keep_it_light(looked_at, monkeypatch):
     """Long prompts make long cards: the best neurons keep theirs, the rest is compact."""
     room = len(looked_at.cards[WHOLE[1]].fragment().encode())
-    monkeypatch.setattr("culnig_tl.report.cards._ROOM_FOR_CARDS", room)
+    monkeypatch.setattr("culnig_tl.report.neuron_cards._ROOM_FOR_CARDS", room)
     whole = [name for name, source in articles(looked_at).items() if "What it writes" in source]
     assert whole == [WHOLE[1]]
-    monkeypatch.setattr("culnig_tl.report.cards._ROOM_FOR_CARDS", room - 1)
+    monkeypatch.setattr("culnig_tl.report.neuron_cards._ROOM_FOR_CARDS", room - 1)
     text = page_of(looked_at).text
     assert "What it writes" not in text
     assert "They say how their neurons score." in text
@@ -459,7 +486,7 @@ def hovered(page, figure: str, *, x: float, y: float) -> tuple[str, ...]:
     box = panel.bounding_box()
     page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
     lines = page.locator(f"{figure} .hoverlayer .hovertext .line")
-    lines.first.wait_for(timeout=5000)
+    lines.first.wait_for()
     return tuple(lines.all_text_contents())
 
 
@@ -471,7 +498,7 @@ def clicked(page, figure: str, *, x: float, y: float) -> None:
     box = panel.bounding_box()
     at = box["x"] + x * box["width"], box["y"] + y * box["height"]
     page.mouse.move(*at)
-    page.locator(f"{figure} .hoverlayer .hovertext").first.wait_for(timeout=5000)
+    page.locator(f"{figure} .hoverlayer .hovertext").first.wait_for()
     page.mouse.click(*at)
     page.wait_for_function("document.getElementById('cell').textContent")
 

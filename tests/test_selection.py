@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.hooks import DEFAULT_SITES, site_shape
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
+from culnig_tl.sites import DEFAULT_SITES, site_shape
 
 SHAPES = {
     "mlp.hook_post": (3, 10),

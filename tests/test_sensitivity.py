@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import evaluate
+from culnig_tl.evaluation import dose_response, evaluate
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific
-from culnig_tl.validation import dose_response, sensitivity, threshold_sweep
+from culnig_tl.validation import sensitivity, threshold_sweep
 
 CULTURES = ("A", "B", "C")
 NEURONS = NeuronSet.of({"mlp.hook_post": [(0, 3), (1, 5), (2, 7)]})

@@ -7,11 +7,12 @@ from datasets import Dataset
 
 from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError
+from culnig_tl.evaluation import ablation_effects
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import questions
 from culnig_tl.selection import culture_general
-from culnig_tl.validation import ablation_effects, split_half
+from culnig_tl.validation import split_half
 from culnig_tl.validation.stability import _first_half
 
 SITES = ["mlp.hook_post", "attn.hook_q"]
@@ -54,7 +55,7 @@ def test_halves_select_what_scoring_each_half_alone_selects(model, rows):
     )
     for split in range(2):
         generator = np.random.default_rng([0, split])
-        first = _first_half([rows, rows], generator)
+        first = _first_half([rows["id"], rows["id"]], generator)
         sets, totals = [], []
         for ids in (first, set(rows["id"]) - first):
             part = of_ids(rows, ids)
@@ -88,7 +89,7 @@ def generous(cultural, control=None, recognition=None):
 
 def test_halves_share_no_question_and_controls_follow_theirs(rows):
     others = questions([{**row, "id": f"other-{row['id']}"} for row in rows])
-    first = _first_half([rows, rows, others], np.random.default_rng(0))
+    first = _first_half([each["id"] for each in (rows, rows, others)], np.random.default_rng(0))
     known = set(rows["id"])
     assert len(first & known) == len(known) // 2
     assert len(first - known) == len(known) // 2

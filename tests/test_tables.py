@@ -58,7 +58,7 @@ def test_latex_is_escaped_and_complete(table):
 
 
 def test_another_frame_is_refused():
-    with pytest.raises(InvalidInputError, match="no column n_neurons, measure"):
+    with pytest.raises(InvalidInputError, match="no column factor, n_neurons, measure"):
         ct.paper_table(pd.DataFrame(columns=["benchmark", "condition", "accuracy", "change"]))
 
 

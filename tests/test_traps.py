@@ -16,11 +16,14 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import culnig_tl as ct
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.hooks import MLP_SITES, hook_name, last_logits, site_shape
+from culnig_tl.hooks import last_logits
 from culnig_tl.models import load_model
 from culnig_tl.questions import Batch, batches
+from culnig_tl.sites import SITES as KNOWN_SITES
+from culnig_tl.sites import hook_name, site_shape
 
-SITES = (*MLP_SITES, "attn.hook_q", "attn.hook_k", "attn.hook_v")
+SITES = list(KNOWN_SITES)
+MLP_SITES = [name for name, site in KNOWN_SITES.items() if site.pool == "mlp"]
 
 
 @pytest.fixture(scope="module")

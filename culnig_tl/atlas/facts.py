@@ -1,7 +1,7 @@
 """The facts of the embedded model: who gives which everyday answer, in two small tables.
 
-``data/questions.csv`` holds one question a row (``id, topic, phrase_1, phrase_2, phrase_3``): three
-noun phrases that ask for the same thing. ``data/facts.csv`` holds one fact a row (``topic,
+``data/questions.csv`` holds one question per row (``id, topic, phrase_1, phrase_2, phrase_3``):
+three noun phrases that ask for the same thing. ``data/facts.csv`` holds one fact per row (``topic,
 question, culture, answer, alternatives``): the answer that people there would recognise as common,
 and further answers that are true as well, separated by semicolons. An alternative is never shown as
 a wrong option.
@@ -16,36 +16,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from culnig_tl.cultures import BLEND_CULTURES
+
 DATA = Path(__file__).parent / "data"
 
-CULTURES: tuple[str, ...] = (
-    "USA",
-    "UK",
-    "South Korea",
-    "North Korea",
-    "China",
-    "Indonesia",
-    "West Java",
-    "Iran",
-    "Azerbaijan",
-    "Algeria",
-    "Greece",
-    "Spain",
-    "Mexico",
-    "Ethiopia",
-    "Northern Nigeria",
-    "Assam",
+CULTURES: tuple[str, ...] = tuple(
+    {"Nigeria": "Northern Nigeria"}.get(name, name) for name in BLEND_CULTURES
 )
-"""The sixteen cultures of BLEnD, in the order of every table and matrix of the embedded model."""
-
-KIN: tuple[tuple[str, str], ...] = (
-    ("USA", "UK"),
-    ("South Korea", "North Korea"),
-    ("Indonesia", "West Java"),
-    ("Iran", "Azerbaijan"),
-    ("Spain", "Mexico"),
-)
-"""Pairs of cultures that share a language or a country, and with it more answers than others do."""
+"""The sixteen cultures of BLEnD as the embedded model spells them, in the order of its tables."""
 
 TOPICS: tuple[str, ...] = (
     "Food",
@@ -84,18 +62,18 @@ class Fact:
 
 
 @cache
-def questions() -> tuple[Question, ...]:
-    """All questions, in the order of the table."""
+def fact_questions() -> tuple[Question, ...]:
+    """All questions about facts, in the order of the table."""
     return tuple(
         Question(row["id"], row["topic"], (row["phrase_1"], row["phrase_2"], row["phrase_3"]))
-        for row in read_table("questions.csv")
+        for row in csv_rows("questions.csv")
     )
 
 
 @cache
 def facts() -> tuple[Fact, ...]:
     """All facts, in the order of the table: topic, question, culture."""
-    by_id = {question.id: question for question in questions()}
+    by_id = {question.id: question for question in fact_questions()}
     return tuple(
         Fact(
             by_id[row["question"]],
@@ -103,7 +81,7 @@ def facts() -> tuple[Fact, ...]:
             row["answer"],
             split_alternatives(row["alternatives"]),
         )
-        for row in read_table("facts.csv")
+        for row in csv_rows("facts.csv")
     )
 
 
@@ -114,7 +92,7 @@ def distractors(fact: Fact) -> tuple[str, ...]:
     return tuple(sorted(others - fact.accepted))
 
 
-def read_table(name: str) -> list[dict[str, str]]:
+def csv_rows(name: str) -> list[dict[str, str]]:
     """The rows of one csv file of ``data/``."""
     with (DATA / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

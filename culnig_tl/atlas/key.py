@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from culnig_tl.cultures import culture_key
 from culnig_tl.errors import UnknownNameError
 from culnig_tl.neurons import NeuronSet
 
@@ -13,13 +14,15 @@ def planted_set(key: Mapping[str, Any], name: str, *, verified: bool = False) ->
     Raises:
         UnknownNameError: no set of that name was planted.
     """
-    if name not in key["sets"]:
-        known = ", ".join(key["sets"])
+    names = {culture_key(planted): planted for planted in key["sets"]}
+    if culture_key(name) not in names:
         kin = " (no sets were planted for pairs of kin)" if name.startswith("kin") else ""
         raise UnknownNameError(
-            f'There is no planted set "{name}" in the embedded model atlas{kin}; known: {known}.'
+            f'There is no planted set "{name}" in the embedded model atlas{kin}; known: '
+            f"{', '.join(key['sets'])}."
         )
-    entry, site = key["sets"][name], key["site"]
+    planted_name, site = names[culture_key(name)], key["site"]
+    entry = key["sets"][planted_name]
     effects = {
         (site, *neuron): effect
         for neuron, effect in zip(entry["planted"], entry["effects"], strict=True)
@@ -28,5 +31,5 @@ def planted_set(key: Mapping[str, Any], name: str, *, verified: bool = False) ->
         {site: [tuple(neuron) for neuron in entry["verified" if verified else "planted"]]},
         scores=effects,
         shapes={site: tuple(key["shape"])},
-        source={"answer_key": name, "verified": verified},
+        source={"answer_key": planted_name, "verified": verified},
     )

@@ -1,6 +1,6 @@
 """How the embedded model is asked: items, their wordings, and what is held out.
 
-An `Item` is one thing with one right answer: a cultural fact, a passage about a country, an
+A `TaskItem` is one thing with one right answer: a cultural fact, a passage about a country, an
 object's use, the day after Monday. Its prompt is put together out of three parts::
 
     noun phrase  x  frame                                          the question ("wording")
@@ -36,14 +36,16 @@ INSTRUCTIONS = (
 LAYOUTS = ("Options: {options}.", "Choices: {options}.", "Pick from: {options}.")
 ENDINGS = ("Answer:", "The answer is", "My choice:")
 
-Split = Literal["train", "validation", "test"]
+Phase = Literal["train", "validation", "test"]
+"""What a prompt is for; each phase has wordings, wrappers and option sets of its own."""
+
 Wording = tuple[int, int]
 Wrapper = tuple[int, int, int]
 OptionSet = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Item:
+class TaskItem:
     """One thing that can be asked: its wordings, its answer, and what may stand beside the answer.
 
     `slots` fills the braces of phrases and frames. `required` distractors are part of every option
@@ -76,26 +78,26 @@ class Item:
 # --- wordings, wrappers and option sets, trained and held out -------------------------------------
 
 
-def wordings(item: Item, split: Split) -> list[Wording]:
-    """The phrase x frame combinations of an item that a split may use."""
+def wordings(item: TaskItem, phase: Phase) -> list[Wording]:
+    """The phrase x frame combinations of an item that a phase may use."""
     pairs = product(range(len(item.phrases)), range(len(item.frames)))
-    held_out = split != "train"
+    held_out = phase != "train"
     return [(phrase, frame) for phrase, frame in pairs if ((phrase + frame) % 4 == 0) is held_out]
 
 
 @cache
-def wrappers(split: Split) -> list[Wrapper]:
-    """The instruction x layout x ending combinations that a split may use."""
+def wrappers(phase: Phase) -> list[Wrapper]:
+    """The instruction x layout x ending combinations that a phase may use."""
     every = product(range(len(INSTRUCTIONS)), range(len(LAYOUTS)), range(len(ENDINGS)))
-    held_out = split != "train"
+    held_out = phase != "train"
     return [wrapper for wrapper in every if (sum(wrapper) % 4 == 1) is held_out]
 
 
 @cache
-def option_sets(item: Item, split: Split) -> list[OptionSet]:
-    """The sets of wrong options that a split may use, in the order of their hashes.
+def option_sets(item: TaskItem, phase: Phase) -> list[OptionSet]:
+    """The sets of wrong options that a phase may use, in the order of their hashes.
 
-    An item with a single possible set (yes or no) uses it in every split.
+    An item with a single possible set (yes or no) uses it in every phase.
     """
     free = [word for word in item.distractors if word not in item.required]
     ranked = sorted(
@@ -108,9 +110,9 @@ def option_sets(item: Item, split: Split) -> list[OptionSet]:
     if len(ranked) == 1:
         return ranked
     n_held_out = max(2, len(ranked) // 5)
-    if split == "train":
+    if phase == "train":
         return ranked[n_held_out:]
-    return ranked[split == "test" : n_held_out : 2]
+    return ranked[phase == "test" : n_held_out : 2]
 
 
 def stable_seed(*parts: str) -> int:
@@ -118,11 +120,11 @@ def stable_seed(*parts: str) -> int:
     return int.from_bytes(hashlib.blake2b("|".join(parts).encode(), digest_size=8).digest(), "big")
 
 
-# --- rendering ------------------------------------------------------------------------------------
+# --- composition ----------------------------------------------------------------------------------
 
 
-def render(
-    item: Item,
+def compose(
+    item: TaskItem,
     *,
     wording: Wording,
     wrapper: Wrapper,
@@ -153,25 +155,27 @@ def render(
     }
 
 
-def draw_row(item: Item, rng: random.Random, split: Split, *, with_question: bool = True) -> dict:
-    """A row of one item with everything else drawn at random from what a split may use."""
-    return render(
+def draw_row(
+    item: TaskItem, rng: random.Random, phase: Phase, *, with_question: bool = True
+) -> dict:
+    """A row of one item with everything else drawn at random from what a phase may use."""
+    return compose(
         item,
-        wording=rng.choice(wordings(item, split)),
-        wrapper=rng.choice(wrappers(split)),
-        wrong=rng.choice(option_sets(item, split)),
+        wording=rng.choice(wordings(item, phase)),
+        wrapper=rng.choice(wrappers(phase)),
+        wrong=rng.choice(option_sets(item, phase)),
         rng=rng,
         with_question=with_question,
     )
 
 
 def fixed_rows(
-    items: Sequence[Item], n: int, split: Split, *, with_question: bool = True
+    items: Sequence[TaskItem], n: int, phase: Phase, *, with_question: bool = True
 ) -> list[dict]:
-    """`n` rows an item, always the same ones; control rows differ by the missing question alone."""
+    """`n` rows per item, always the same; control rows differ by the missing question alone."""
     rows = []
     for item in items:
         for variant in range(n):
-            rng = random.Random(stable_seed(item.benchmark, item.key, str(variant), split))
-            rows.append(draw_row(item, rng, split, with_question=with_question))
+            rng = random.Random(stable_seed(item.benchmark, item.key, str(variant), phase))
+            rows.append(draw_row(item, rng, phase, with_question=with_question))
     return rows

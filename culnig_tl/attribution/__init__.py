@@ -24,27 +24,42 @@ Departures from the published code:
   others left as they are. Along a path the scores of all neurons and positions add up to
   ``P(factor 1) - P(factor 0)``.
 
-Memory: scores are reduced inside the backward pass, one hook point at a time, to one number a
+Memory: scores are reduced inside the backward pass, one hook point at a time, to one number per
 neuron and question; no tensor of layer x batch x pos x neuron is ever held. Products and maxima are
 taken in float32 (float64 in a float64 model), sums over questions in float64. Only the last
 position is unembedded, and parameters are not differentiated.
 
-Long runs show questions a second and the time left, keep a checkpoint, take smaller batches where
+Long runs show questions per second and the time left, keep a checkpoint, take smaller batches where
 memory runs out, and share questions among processes (see ``attribute``).
 """
 
-from culnig_tl.attribution.methods import gradient_x_activation, integrated_gradients
-from culnig_tl.attribution.passes import answer_probability
-from culnig_tl.attribution.processes import launched, refuse_company
-from culnig_tl.attribution.streaming import QuestionScores, attribute, attribute_questions
+from culnig_tl.attribution.dataset import (
+    QuestionScores,
+    Scoring,
+    attribute,
+    attribute_questions,
+)
+from culnig_tl.attribution.distributed import launched, require_single_process
+from culnig_tl.attribution.gradients import answer_probability
+from culnig_tl.attribution.methods import (
+    METHODS,
+    OwnMethod,
+    gradient_x_activation,
+    integrated_gradients,
+    method_name,
+)
 
 __all__ = [
+    "METHODS",
+    "OwnMethod",
     "QuestionScores",
+    "Scoring",
     "answer_probability",
     "attribute",
     "attribute_questions",
     "gradient_x_activation",
     "integrated_gradients",
     "launched",
-    "refuse_company",
+    "method_name",
+    "require_single_process",
 ]

@@ -1,6 +1,15 @@
-"""The two methods on one batch: a number a neuron and question, by site."""
+"""Attribution methods on one batch: one score per neuron and question, by site.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+A method is a value. The built-in ones stand in ``METHODS``; a method of your own is a function
+
+    (model, batch, sites) -> products before pooling
+
+either ``{site: [batch layer pos neuron]}`` or, to hold less at a time, an iterable of
+``(site, layer, [batch pos neuron])``. Pooling over real positions, weighting by ``P(y|x)`` and
+clamping are the same for all.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import ceil
@@ -10,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.attribution.passes import (
+from culnig_tl.attribution.gradients import (
+    HookPoint,
     answer_probability,
     factor_gradients,
     residuals,
@@ -18,11 +28,15 @@ from culnig_tl.attribution.passes import (
 )
 from culnig_tl.attribution.pooling import Padding, Pool, Weight, pooler, weighted
 from culnig_tl.errors import InvalidInputError, check_choice
-from culnig_tl.hooks import DEFAULT_SITES, HookedModel, site_shape
+from culnig_tl.hooked_model import HookedModel
 from culnig_tl.questions import Batch
+from culnig_tl.sites import DEFAULT_SITES, layers_of, site_shape
 
 FactorPath = Literal["joint", "layer"]
-Reduce = Callable[[Tensor], Tensor]
+Scores = dict[str, Float[Tensor, "batch layer *pos neuron"]]
+Products = Mapping[str, Tensor] | Iterable[tuple[str, int, Tensor]]
+OwnMethod = Callable[[Any, Batch, Sequence[str]], Products]
+Pooling = Callable[[Tensor], Tensor]
 
 
 def gradient_x_activation(
@@ -34,7 +48,7 @@ def gradient_x_activation(
     padding: Padding = "ignore",
     clamp: bool = False,
     weight: Weight = "probability",
-) -> dict[str, Float[Tensor, "batch layer *pos neuron"]]:
+) -> Scores:
     """Score of every neuron on every question of a batch, by site; arguments as in ``attribute``.
 
     ``pool=None`` keeps the positions, ``[batch layer pos neuron]`` with 0 at padding, and the
@@ -51,16 +65,12 @@ def gradient_x_activation(
         >>> scores["attn.hook_q"].shape
         torch.Size([2, 4, 128])
     """
-    check_choices(pool, padding, weight)
-    layers = layers_of(model, sites)
-    reduce = pooler(batch.mask, pool, padding)
-    pooled: dict[str, dict[int, Tensor]] = {site: {} for site in sites}
-
-    def take(site: str, layer: int, product: Tensor) -> None:
-        pooled[site][layer] = reduce(product)
-
-    probability = factor_gradients(model, batch, layers, take)
-    return {site: weighted(pooled[site], probability, weight, clamp) for site in sites}
+    check_pooling(pool, padding, weight)
+    pooled = pooler(batch.mask, pool, padding)
+    probability, reduced = factor_gradients(
+        model, batch, layers_of(model, sites), lambda _, product: pooled(product)
+    )
+    return weighted(reduced, probability, sites, weight, clamp)
 
 
 def integrated_gradients(
@@ -75,7 +85,7 @@ def integrated_gradients(
     clamp: bool = False,
     weight: Weight = "probability",
     token_budget: int = 8192,
-) -> dict[str, Float[Tensor, "batch layer *pos neuron"]]:
+) -> Scores:
     """Integrated gradients of every neuron on every question of a batch, by site.
 
     Costs ``steps`` passes for each site on the joint path; by layer, about half as many for each
@@ -90,7 +100,7 @@ def integrated_gradients(
         steps: number of factors, at the midpoints of as many equal intervals from 0 to 1.
         path: ``"joint"`` scales all layers of a site together, ``"layer"`` one at a time.
         pool, padding, clamp, weight: as in ``gradient_x_activation``, on the mean over factors.
-        token_budget: tokens of one pass, padding and steps counted.
+        token_budget: tokens per pass, padding and steps counted.
 
     Raises:
         UnknownNameError: a site that this model does not have.
@@ -103,22 +113,87 @@ def integrated_gradients(
         >>> scores["mlp.hook_post"].shape
         torch.Size([2, 4, 512])
     """
-    check_choices(pool, padding, weight)
+    check_pooling(pool, padding, weight)
     check_path(steps, path)
     layers = layers_of(model, sites)
     n_rows = max(1, token_budget // batch.tokens.shape[1])
-    found = []
+    parts = []
     for lines in torch.arange(len(batch)).split(max(1, n_rows // steps)):
         part = batch.select(lines.tolist())
         factors = _midpoints(steps, n_parts=ceil(steps * len(part) / n_rows))
-        reduce = pooler(part.mask, pool, padding)
+        pooled = pooler(part.mask, pool, padding)
         integrate = _along_joint_path if path == "joint" else _along_layer_paths
-        probability, means = integrate(model, part, layers, factors, reduce)
-        found.append({site: weighted(means[site], probability, weight, clamp) for site in sites})
-    return {site: torch.cat([scores[site] for scores in found]) for site in sites}
+        probability, means = integrate(model, part, layers, factors, pooled)
+        parts.append(weighted(means, probability, sites, weight, clamp))
+    return {site: torch.cat([scores[site] for scores in parts]) for site in sites}
 
 
-def check_choices(pool: Pool | None, padding: Padding, weight: Weight) -> None:
+def own_method_scores(
+    model: HookedModel,
+    batch: Batch,
+    method: OwnMethod,
+    *,
+    sites: Sequence[str] = DEFAULT_SITES,
+    pool: Pool | None = "max",
+    padding: Padding = "ignore",
+    clamp: bool = False,
+    weight: Weight = "probability",
+) -> Scores:
+    """Scores of a method of your own; its products are pooled and weighted as all others are.
+
+    Raises:
+        InvalidInputError: products of another form, or not of every layer of every site.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> model, rows = ct.load_model(), ct.load_benchmark("atlas", split="identify", limit=2)
+        >>> batch = ct.batches(model, rows)[0]
+        >>> def magnitude(model, batch, sites):
+        ...     options = {"sites": sites, "pool": None, "weight": "none"}
+        ...     products = gradient_x_activation(model, batch, **options)
+        ...     return {site: product.abs() for site, product in products.items()}
+        >>> own_method_scores(model, batch, magnitude, sites=["attn.hook_q"])["attn.hook_q"].shape
+        torch.Size([2, 4, 128])
+    """
+    check_pooling(pool, padding, weight)
+    layers = layers_of(model, sites)
+    pooled = pooler(batch.mask, pool, padding)
+    reduced = {
+        (site, layer): pooled(_checked(product, model, batch, site).clone())
+        for site, layer, product in _each_product(method(model, batch, tuple(sites)), method)
+    }
+    wanted = {(site, layer) for site, scored in layers.items() for layer in scored}
+    if missing := sorted(wanted - reduced.keys()):
+        raise InvalidInputError(
+            f"{method_name(method)} gave no products of {len(missing)} hook points, e.g. layer "
+            f"{missing[0][1]} of {missing[0][0]}; a method gives those of every layer of the sites "
+            "that it is asked for."
+        )
+    with torch.no_grad():
+        probability = answer_probability(model, batch)
+    return weighted(reduced, probability, sites, weight, clamp)
+
+
+METHODS: dict[str, Callable[..., Scores]] = {
+    "gradient_x_activation": gradient_x_activation,
+    "integrated_gradients": integrated_gradients,
+}
+"""The built-in methods by name."""
+
+
+def method_name(method: str | OwnMethod) -> str:
+    """What scores say of the method that made them.
+
+    Example:
+        >>> method_name("gradient_x_activation")
+        'gradient_x_activation'
+    """
+    if isinstance(method, str):
+        return method
+    return f"{method.__module__}.{getattr(method, '__qualname__', type(method).__qualname__)}"
+
+
+def check_pooling(pool: Pool | None, padding: Padding, weight: Weight) -> None:
     """Refuse an unknown choice in a sentence."""
     if pool is not None:
         check_choice("pool", pool, get_args(Pool))
@@ -133,18 +208,6 @@ def check_path(steps: int, path: FactorPath) -> None:
         raise InvalidInputError(f"steps is {steps}; integrated gradients need at least 1.")
 
 
-def layers_of(model: HookedModel, sites: Sequence[str]) -> dict[str, range]:
-    """All layers of each site.
-
-    Raises:
-        UnknownNameError: a site that this model does not have.
-        InvalidInputError: no site.
-    """
-    if not sites:
-        raise InvalidInputError("There is no site to score; name at least one, e.g. mlp.hook_post.")
-    return {site: range(site_shape(model, site)[0]) for site in sites}
-
-
 def _midpoints(steps: int, *, n_parts: int) -> tuple[Tensor, ...]:
     return ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps).chunk(n_parts)
 
@@ -154,15 +217,15 @@ def _along_joint_path(
     batch: Batch,
     layers: Mapping[str, Iterable[int]],
     factors: Sequence[Tensor],
-    reduce: Reduce,
-) -> tuple[Tensor, dict[str, dict[int, Tensor]]]:
-    """``P(y|x)``, and pooled integrated gradients by site and layer."""
+    pooled: Pooling,
+) -> tuple[Tensor, dict[HookPoint, Tensor]]:
+    """``P(y|x)``, and pooled integrated gradients by hook point."""
     with torch.no_grad():
         probability = answer_probability(model, batch)
-    return probability, {
-        site: _mean_products(model, batch, site, scored, factors, reduce, nullcontext)
-        for site, scored in layers.items()
-    }
+    means: dict[HookPoint, Tensor] = {}
+    for site, scored in layers.items():
+        means |= _mean_products(model, batch, {site: scored}, factors, pooled, nullcontext)
+    return probability, means
 
 
 def _along_layer_paths(
@@ -170,47 +233,84 @@ def _along_layer_paths(
     batch: Batch,
     layers: Mapping[str, Iterable[int]],
     factors: Sequence[Tensor],
-    reduce: Reduce,
-) -> tuple[Tensor, dict[str, dict[int, Tensor]]]:
-    """``P(y|x)``, and pooled integrated gradients by site and layer; each starts at its layer."""
-    probability, known = residuals(model, batch)
-    means: dict[str, dict[int, Tensor]] = {site: {} for site in layers}
+    pooled: Pooling,
+) -> tuple[Tensor, dict[HookPoint, Tensor]]:
+    """``P(y|x)``, and pooled integrated gradients by hook point; each path starts at its layer."""
+    probability, inputs = residuals(model, batch)
+    means: dict[HookPoint, Tensor] = {}
     for site, scored in layers.items():
         for layer in scored:
-            start = partial(starting_at, model, layer, known)
-            means[site] |= _mean_products(model, batch, site, [layer], factors, reduce, start)
+            start = partial(_start, model, layer, inputs)
+            means |= _mean_products(model, batch, {site: [layer]}, factors, pooled, start)
     return probability, means
+
+
+def _start(
+    model: HookedModel, layer: int, inputs: Any, n_copies: int
+) -> AbstractContextManager[Any]:
+    return starting_at(model, layer, inputs, n_copies=n_copies)
 
 
 def _mean_products(
     model: HookedModel,
     batch: Batch,
-    site: str,
-    layers: Iterable[int],
+    layers: Mapping[str, Iterable[int]],
     factors: Sequence[Tensor],
-    reduce: Reduce,
+    pooled: Pooling,
     start: Callable[[int], AbstractContextManager[Any]],
-) -> dict[int, Tensor]:
-    """Pooled mean of ``a * dP / d(factor * a)`` over factors, by layer; a pass for each part of
-    them."""
+) -> dict[HookPoint, Tensor]:
+    """Pooled mean of ``a * dP / d(factor * a)`` over factors; one pass for each part of them."""
     n_steps = sum(map(len, factors))
-    sums: dict[int, Tensor] = {}
-    pooled: dict[int, Tensor] = {}
 
-    def take(_site: str, layer: int, product: Tensor, *, n_copies: int, last: bool) -> None:
-        total = product.unflatten(0, (n_copies, len(batch))).sum(0)
-        if layer in sums:
-            total += sums.pop(layer)
-        if last:
-            pooled[layer] = reduce(total.div_(n_steps))
-        else:
-            sums[layer] = total
+    def mean(total: Tensor) -> Tensor:
+        return pooled(total.div_(n_steps))
 
-    for number, some in enumerate(factors, 1):
+    sums: dict[HookPoint, Tensor] = {}
+    for some in factors:
+        reduce = partial(_summed, sums, len(some), mean if some is factors[-1] else None)
         copies = batch.select([*range(len(batch))] * len(some))
-        keep = partial(take, n_copies=len(some), last=number == len(factors))
         with start(len(some)):
-            factor_gradients(
-                model, copies, {site: layers}, keep, factor=some.repeat_interleave(len(batch))
+            _, sums = factor_gradients(
+                model, copies, layers, reduce, factor=some.repeat_interleave(len(batch))
             )
-    return pooled
+    return sums
+
+
+def _summed(
+    earlier: dict[HookPoint, Tensor],
+    n_copies: int,
+    finish: Pooling | None,
+    point: HookPoint,
+    product: Tensor,
+) -> Tensor:
+    """Sum over the copies of each prompt and over earlier passes, finished in the last one."""
+    total = product.unflatten(0, (n_copies, -1)).sum(0)
+    if point in earlier:
+        total += earlier.pop(point)
+    return finish(total) if finish else total
+
+
+def _each_product(products: Any, method: OwnMethod) -> Iterator[tuple[str, int, Tensor]]:
+    """(site, layer, product) of what a method of one's own gave, in either of its two forms."""
+    if not isinstance(products, Mapping):
+        yield from products
+        return
+    for site, layers in products.items():
+        if layers.ndim != 4:
+            raise InvalidInputError(
+                f"{method_name(method)} gave products of shape {tuple(layers.shape)} at {site}, "
+                "expected [batch layer pos neuron]; or let it yield (site, layer, [batch pos "
+                "neuron])."
+            )
+        for layer in range(layers.shape[1]):
+            yield site, layer, layers[:, layer]
+
+
+def _checked(product: Tensor, model: HookedModel, batch: Batch, site: str) -> Tensor:
+    expected = (*batch.tokens.shape, site_shape(model, site)[1])
+    if tuple(product.shape) != expected:
+        raise InvalidInputError(
+            f"A product at {site} has shape {tuple(product.shape)}, expected {expected}: batch, "
+            "position, neuron."
+        )
+    return product

@@ -1,10 +1,10 @@
-"""From one number a token to one number a question: maximum, sum, mean or last position.
+"""From one number per token to one number per question: maximum, sum, mean or last position.
 
 Prompts are padded on the left, so only the first positions of a batch hold padding; the rest of a
 product is never masked, which is most of the time that masking would take.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -46,14 +46,20 @@ def pooler(
 
 
 def weighted(
-    layers: Mapping[int, Tensor],
+    reduced: Mapping[tuple[str, int], Tensor],
     probability: Float[Tensor, "batch"],
+    sites: Sequence[str],
     weight: Weight,
     clamp: bool,
-) -> Float[Tensor, "batch layer *pos neuron"]:
-    """Scores of all layers of a site, multiplied by ``P(y|x)`` and cut at 0 where that is asked."""
-    ordered = [layers[layer].to(probability.device) for layer in sorted(layers)]
-    scores = torch.stack(ordered, dim=1)
-    if weight == "probability":
-        scores *= probability.to(scores.dtype).view(-1, *[1] * (scores.ndim - 1))
-    return scores.clamp_(min=0) if clamp else scores
+) -> dict[str, Float[Tensor, "batch layer *pos neuron"]]:
+    """Scores by site out of reduced products by (site, layer): multiplied by ``P(y|x)`` and cut at
+    0 where that is asked."""
+    scores = {}
+    for site in sites:
+        layers = sorted(layer for name, layer in reduced if name == site)
+        stacked = [reduced[site, layer].to(probability.device) for layer in layers]
+        values = torch.stack(stacked, dim=1)
+        if weight == "probability":
+            values *= probability.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
+        scores[site] = values.clamp_(min=0) if clamp else values
+    return scores

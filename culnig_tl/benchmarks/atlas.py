@@ -1,84 +1,26 @@
-"""The embedded model's own benchmark: rows about cultures, and tasks without culture.
+"""The embedded model's own benchmarks: rows about cultures, and tasks without culture.
 
-Each function returns rows of the question schema as dicts, the same ones every time. ``identify``
-rows use topics and wordings that the model was trained on: a finder may look at them. ``test`` rows
-use the other three topics, and wordings, wrappers and option sets that were never trained.
+Their questions were written for this project; they need no file and no network.
 """
 
-from collections.abc import Callable
-from typing import Literal
-
-from culnig_tl.atlas import prompts, tasks
-from culnig_tl.atlas.facts import IDENTIFY_TOPICS, TEST_TOPICS
-from culnig_tl.errors import InvalidInputError
-
-Split = Literal["identify", "test", "all"]
-Rows = list[dict]
-
-ROWS_PER_FACT = 2
-N_PASSAGES = 10
+from culnig_tl.atlas import TASK_ROWS
+from culnig_tl.benchmarks.definition import Benchmark, Use
+from culnig_tl.benchmarks.loading import Loaded
 
 
-def cultural(split: Split = "all") -> Rows:
-    """Two rows a fact; identify: Food, Work life, Sport; test: Education, Family, Holidays."""
-    return _both(split, lambda part: _cultural(part, with_question=True))
-
-
-def control(split: Split = "all") -> Rows:
-    """The rows of `cultural` without their question; all else is kept."""
-    return _both(split, lambda part: _cultural(part, with_question=False))
-
-
-def countries(split: Split = "all") -> Rows:
-    """Passages that name a country, ten a culture and half; none of them was trained."""
-    return _both(split, _countries)
-
-
-def commonsense(split: Split = "all") -> Rows:
-    """Kind, use, place and material of everyday objects."""
-    return _both(split, lambda part: _general(tasks.commonsense_items()[::2], part, n=1))
-
-
-def ordering(split: Split = "all") -> Rows:
-    """Days, months, numbers and animals in order."""
-    return _both(split, lambda part: _general(tasks.ordering_items(), part, n=2))
-
-
-def entailment(split: Split = "all") -> Rows:
-    """Pairs of sentences: does the second follow from what the first says?"""
-    return _both(split, _entailment)
-
-
-def _both(split: str, rows: Callable[[str], Rows]) -> Rows:
-    if split not in ("identify", "test", "all"):
-        raise InvalidInputError(
-            f'split is "{split}", expected "identify", "test" or "all"; choose one of them.'
-        )
-    parts = ("identify", "test") if split == "all" else (split,)
-    return [row for part in parts for row in rows(part)]
-
-
-def _cultural(part: str, *, with_question: bool) -> Rows:
-    topics = IDENTIFY_TOPICS if part == "identify" else TEST_TOPICS
-    items = [item for item in tasks.cultural_items() if item.topic in topics]
-    return prompts.fixed_rows(
-        items, ROWS_PER_FACT, _wording_split(part), with_question=with_question
+def _benchmark(name: str, use: Use) -> Benchmark:
+    return Benchmark(
+        name,
+        lambda split, source, templates: Loaded(TASK_ROWS[name](split)),
+        licence="MIT",
+        uses=(use,),
+        packaged=True,
     )
 
 
-def _countries(part: str) -> Rows:
-    first = tasks.N_TRAINED_PASSAGES + (N_PASSAGES if part == "test" else 0)
-    return prompts.fixed_rows(tasks.country_items(first, N_PASSAGES), 1, _wording_split(part))
-
-
-def _entailment(part: str) -> Rows:
-    first = tasks.N_TRAINED_PREMISES + (part == "test")
-    return prompts.fixed_rows(tasks.entailment_items(first, 1), 2, _wording_split(part))
-
-
-def _general(items: tuple[prompts.Item, ...], part: str, *, n: int) -> Rows:
-    return prompts.fixed_rows(items, n, _wording_split(part))
-
-
-def _wording_split(part: str) -> prompts.Split:
-    return "train" if part == "identify" else "test"
+CULTURAL = _benchmark("atlas", "cultural")
+CONTROL = _benchmark("atlas-control", "control")
+COUNTRIES = _benchmark("atlas-countries", "recognition")
+COMMONSENSE = _benchmark("atlas-commonsense", "general")
+ORDERING = _benchmark("atlas-ordering", "general")
+ENTAILMENT = _benchmark("atlas-entailment", "general")

@@ -3,7 +3,8 @@
 Config ``multiple-choice-questions``. Of the rows of one country and question, which differ in their
 wrong options, the first five count. A row keeps the prompt that BLEnD wrote for it, as in the
 paper, and its own order of options, which is balanced; the prompt asks for JSON, so the reply
-begins with ``{"answer_choice":"``. ``templates`` puts other wordings in its place.
+begins with ``{"answer_choice":"``. ``templates`` puts other wordings in its place. The control is
+the same prompt without its question.
 
 The topic of a question comes from BLEnD's own questions (config ``short-answer-questions``, or
 ``US_questions.csv``): Food, Work life and Sport identify; Education, Family and
@@ -17,8 +18,9 @@ from functools import partial
 from string import ascii_uppercase
 from typing import TypeVar
 
+from culnig_tl.benchmarks.definition import Benchmark
+from culnig_tl.benchmarks.loading import Hub, Loaded, Source
 from culnig_tl.benchmarks.records import Record, option_faults, parsed_json
-from culnig_tl.benchmarks.sources import Hub, Loaded, Source
 from culnig_tl.errors import MissingFileError
 from culnig_tl.questions import Item, Split, Template, rows_of
 
@@ -72,11 +74,11 @@ OWN_PROMPT = (Template("{prompt}", name="blend", reply_prefix=REPLY_PREFIX),)
 
 
 def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
-    """BLEnD's rows, at most five a country and question."""
+    """BLEnD's rows, at most five per country and question."""
     choices = source.read(_CHOICES, _CHOICE_COLUMNS, key="MCQID")
     items = _first_items(choices.each(partial(_item, topics=topics(source))))
-    chosen = halved(items, split, lambda item: item.topic)
-    return Loaded(rows_of(chosen, templates, benchmark="blend"), choices.origin)
+    half = halved(items, split, lambda item: item.topic)
+    return Loaded(rows_of(half, templates, benchmark="blend"), choices.origin)
 
 
 def halved(items: Sequence[T], split: Split, topic: Callable[[T], str]) -> list[T]:
@@ -86,46 +88,46 @@ def halved(items: Sequence[T], split: Split, topic: Callable[[T], str]) -> list[
         >>> halved(["Food", "Family"], "test", lambda topic: topic)
         ['Family']
     """
-    kept = {"identify": IDENTIFY_TOPICS, "test": TEST_TOPICS}.get(split)
-    return [item for item in items if kept is None or topic(item) in kept]
+    wanted = {"identify": IDENTIFY_TOPICS, "test": TEST_TOPICS}.get(split)
+    return [item for item in items if wanted is None or topic(item) in wanted]
 
 
 def topics(source: Source) -> dict[str, str]:
     """Topic of each question; a folder that has none takes them from the hub."""
     try:
-        read = source.read(_TOPICS, _TOPIC_COLUMNS, key="ID")
+        records = source.read(_TOPICS, _TOPIC_COLUMNS, key="ID")
     except MissingFileError:
         if source.data_dir is None:
             raise
-        read = replace(source, data_dir=None).read(_TOPICS, _TOPIC_COLUMNS, key="ID")
-    return dict(read.each(_topic))
+        records = replace(source, data_dir=None).read(_TOPICS, _TOPIC_COLUMNS, key="ID")
+    return dict(records.each(_topic))
 
 
 def _topic(record: Record) -> tuple[str, str]:
-    record.check_known("Topic", (*IDENTIFY_TOPICS, *TEST_TOPICS))
+    record.check_choice("Topic", (*IDENTIFY_TOPICS, *TEST_TOPICS))
     return record["ID"], record["Topic"]
 
 
 def _first_items(items: Sequence[Item]) -> list[Item]:
     """The first items of each culture and question."""
-    seen: Counter[tuple[str, str]] = Counter()
-    kept = []
+    counts: Counter[tuple[str, str]] = Counter()
+    first = []
     for item in items:
-        seen[item.culture, item.id] += 1
-        if seen[item.culture, item.id] <= ROWS_PER_QUESTION:
-            kept.append(item)
-    return kept
+        counts[item.culture, item.id] += 1
+        if counts[item.culture, item.id] <= ROWS_PER_QUESTION:
+            first.append(item)
+    return first
 
 
 def _item(record: Record, topics: Mapping[str, str]) -> Item:
     record.check_texts(["ID", "country", "prompt", "answer_idx"])
     choices = parsed_json(record, "choices")
     question, instruction, _ = record["prompt"].partition(_INSTRUCTION)
-    asked = instruction and question.strip()
+    is_whole = instruction and question.strip()
     record.refuse(
         [
             *option_faults(choices, ascii_uppercase, record["answer_idx"]),
-            "" if asked else f"its prompt does not hold a question and then {_INSTRUCTION!r}",
+            "" if is_whole else f"its prompt does not hold a question and then {_INSTRUCTION!r}",
             "" if record["ID"] in topics else f"no topic is known of its question {record['ID']!r}",
         ]
     )
@@ -138,3 +140,12 @@ def _item(record: Record, topics: Mapping[str, str]) -> Item:
         fields={"prompt": record["prompt"], "question": question.strip()},
         ordered=True,
     )
+
+
+BLEND = Benchmark(
+    "blend",
+    load,
+    OWN_PROMPT,
+    licence="CC-BY-SA-4.0 (BLEnD, Myung et al. 2024, arXiv 2406.09948)",
+)
+CONTROL = BLEND.control()

@@ -1,6 +1,6 @@
 """BLEnD's short answers: questions in 13 languages, and what annotators of each culture answered.
 
-Config ``annotations``, a split a country, or the files ``COUNTRY_data.json`` of the repository
+Config ``annotations``, a split per country, or the files ``COUNTRY_data.json`` of the repository
 (an object by question id, or a list of objects with ``ID``; parquet files in folders named by the
 hub's country codes are read too). Rows are for ``evaluate_open``:
 
@@ -17,7 +17,7 @@ without a text, or one that no annotator answered, is left out; ``rows.info.desc
 many. Topics and halves are those of ``blend``.
 
 The paper asks in the culture's language throughout, with one of BLEnD's own wordings (the column
-``Translation`` of its ``prompts`` files) a question, and lets a reply take 512 tokens. For one
+``Translation`` of its ``prompts`` files) per question, and lets a reply take 512 tokens. For one
 culture ``templates`` can hold these wordings, ``{question}`` in the place of ``{q}``.
 """
 
@@ -31,15 +31,13 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, List, Value
 
-from culnig_tl.benchmarks.blend import halved, topics
-from culnig_tl.benchmarks.cultures import in_a_sentence
+from culnig_tl.benchmarks.blend import BLEND, halved, topics
+from culnig_tl.benchmarks.definition import Benchmark
+from culnig_tl.benchmarks.loading import Hub, Loaded, Source, checked_folder
 from culnig_tl.benchmarks.records import Record, Records, cut, loads_once, records, text_fault
-from culnig_tl.benchmarks.sources import Hub, Loaded, Source, checked_folder
+from culnig_tl.cultures import in_a_sentence
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.questions import Split, Template
-from culnig_tl.questions.frames import read_table
-from culnig_tl.questions.prompts import filled
-from culnig_tl.questions.schema import TEXT_COLUMNS
+from culnig_tl.questions import TEXT_COLUMNS, Split, Template, filled, read_table
 
 LANGUAGES = {
     "USA": "en",
@@ -101,17 +99,18 @@ _COLUMNS = {name: (name,) for name in _NAMES}
 
 def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """The questions that annotators answered, culture by culture."""
-    found = _from_hub(source) if source.data_dir is None else _from_folder(source.data_dir)
-    known = topics(source)
-    asked = [
-        row
-        for culture, read in found.items()
-        for row in read.each(partial(_question, culture=culture, topics=known))
+    by_culture = _from_hub(source) if source.data_dir is None else _from_folder(source.data_dir)
+    topic_of = topics(source)
+    questions = [
+        question
+        for culture, records in by_culture.items()
+        for question in records.each(partial(_question, culture=culture, topics=topic_of))
     ]
-    kept = halved([row for row in asked if row["answers"]], split, lambda row: row["topic"])
-    left_out = sum(not row["answers"] for row in asked)
-    rows = [_row(row, template) for template in templates for row in kept]
-    origin = ", ".join(read.origin for read in found.values())
+    answered = [question for question in questions if question["answers"]]
+    half = halved(answered, split, lambda question: question["topic"])
+    rows = [_row(question, template) for template in templates for question in half]
+    origin = ", ".join(records.origin for records in by_culture.values())
+    left_out = len(questions) - len(answered)
     return Loaded(rows, f"{origin}; {left_out} questions without text or answer left out")
 
 
@@ -141,15 +140,15 @@ def _from_folder(folder: Path) -> dict[str, Records]:
         raise MissingFileError(
             f"{folder} holds no file COUNTRY_data.json; give BLEnD's folder, with its annotations."
         )
-    found: dict[str, Records] = {}
+    by_culture: dict[str, Records] = {}
     for path, culture in cultures.items():
-        if culture in found:
+        if culture in by_culture:
             raise InvalidInputError(
                 f"{folder} holds answers of {culture} twice, the second time in {path.name}; leave "
                 "one of them there."
             )
-        found[culture] = _read(path, path.relative_to(folder).as_posix())
-    return found
+        by_culture[culture] = _read(path, path.relative_to(folder).as_posix())
+    return by_culture
 
 
 def _culture_of(path: Path) -> str | None:
@@ -223,14 +222,25 @@ def _fault(group: Any) -> str:
     return ""
 
 
-def _row(asked: Mapping[str, Any], template: Template) -> dict[str, Any]:
+def _row(question: Mapping[str, Any], template: Template) -> dict[str, Any]:
     """A question in a wording."""
-    texts = {name: text for name, text in asked.items() if isinstance(text, str)}
+    texts = {name: text for name, text in question.items() if isinstance(text, str)}
     return {
-        **{name: asked[name] for name in FEATURES if name in asked},
+        **{name: question[name] for name in FEATURES if name in question},
         "prompt": filled(template.text, texts),
         "system": filled(template.system, texts),
         "reply_prefix": template.reply_prefix,
         "template": template.name,
         "benchmark": "blend-open",
     }
+
+
+BLEND_OPEN = Benchmark(
+    "blend-open",
+    load,
+    TEMPLATES,
+    licence=BLEND.licence,
+    uses=("open",),
+    folder="blend",
+    dataset=dataset,
+)

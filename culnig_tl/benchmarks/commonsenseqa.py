@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from culnig_tl.benchmarks.definition import Benchmark
+from culnig_tl.benchmarks.loading import Hub, Loaded, Source
 from culnig_tl.benchmarks.records import Record, cut, option_faults, parsed_json, text_fault
-from culnig_tl.benchmarks.sources import Hub, Loaded, Source
 from culnig_tl.questions import Item, Split, Template, rows_of
 
 TEMPLATES = (
@@ -43,9 +44,9 @@ _WITH_CHOICES = {**_COLUMNS, "choices": ("choices", "question")}
 
 def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """The validation questions; there is no half to identify neurons with."""
-    read = source.read(_HUB, _WITH_CHOICES, key="id", files=r"(^|/)(dev|validation)")
-    items = read.each(_item)
-    return Loaded(rows_of(items, templates, benchmark="commonsenseqa"), read.origin)
+    records = source.read(_HUB, _WITH_CHOICES, key="id", files=r"(^|/)(dev|validation)")
+    items = records.each(_item)
+    return Loaded(rows_of(items, templates, benchmark="commonsenseqa"), records.origin)
 
 
 def _item(record: Record) -> Item:
@@ -85,3 +86,13 @@ def _options(choices: Any) -> dict[str, Any]:
 
 def _listed(values: Any) -> list[Any]:
     return list(values) if isinstance(values, Sequence | np.ndarray) else []
+
+
+COMMONSENSEQA = Benchmark(
+    "commonsenseqa",
+    load,
+    TEMPLATES,
+    licence="MIT (CommonsenseQA, Talmor et al. 2019)",
+    uses=("general",),
+    has_culture=False,
+)

@@ -13,22 +13,14 @@ objects ``id``, ``context`` (with ``{country}`` and perhaps ``{country_dummy}``)
 from collections.abc import Sequence
 from pathlib import Path
 
-from culnig_tl.benchmarks.cultures import in_a_sentence
+from culnig_tl.benchmarks.definition import Benchmark
+from culnig_tl.benchmarks.loading import Loaded, Source, read_folder
 from culnig_tl.benchmarks.records import Record
-from culnig_tl.benchmarks.sources import Loaded, Source, read_folder
+from culnig_tl.cultures import BLEND_CULTURES, in_a_sentence
 from culnig_tl.questions import Item, Split, Template, order_of, rows_of
 
 COUNTRIES = ("China", "Indonesia", "Iran", "Mexico", "South Korea", "Spain", "UK", "USA")
-OTHERS = (
-    "Algeria",
-    "Assam",
-    "Azerbaijan",
-    "Ethiopia",
-    "Greece",
-    "Nigeria",
-    "North Korea",
-    "West Java",
-)
+OTHERS = tuple(sorted(set(BLEND_CULTURES) - set(COUNTRIES)))
 """Cultures that are only ever wrong options."""
 
 TEMPLATES = (
@@ -63,21 +55,21 @@ Passage = tuple[str, str, str]
 def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """Every passage of a half asked of every country."""
     if source.data_dir is None:
-        read = read_folder(_OWN.parent, _COLUMNS, key="id", files=f"^{_OWN.name}$")
+        records = read_folder(_OWN.parent, _COLUMNS, key="id", files=f"^{_OWN.name}$")
     else:
-        read = read_folder(source.data_dir, _COLUMNS, key="id")
-    passages = read.each(_passage)
+        records = read_folder(source.data_dir, _COLUMNS, key="id")
+    passages = records.each(_passage)
     half = len(passages) // 2
-    chosen = {"identify": passages[:half], "test": passages[half:], "all": passages}[split]
-    items = [_item(passage, country) for country in COUNTRIES for passage in chosen]
-    return Loaded(rows_of(items, templates, benchmark="countryrc"), read.origin)
+    parts = {"identify": passages[:half], "test": passages[half:], "all": passages}
+    items = [_item(passage, country) for country in COUNTRIES for passage in parts[split]]
+    return Loaded(rows_of(items, templates, benchmark="countryrc"), records.origin)
 
 
 def _passage(record: Record) -> Passage:
     """Id, context and question."""
     record.check_texts(_COLUMNS)
-    there = "{country}" in record["context"]
-    record.refuse([] if there else ["its context has no {country} where the country's name goes"])
+    fault = "its context has no {country} where the country's name goes"
+    record.refuse([] if "{country}" in record["context"] else [fault])
     return record["id"], record["context"], record["question"]
 
 
@@ -97,3 +89,13 @@ def _item(passage: Passage, country: str) -> Item:
             "question": question,
         },
     )
+
+
+COUNTRYRC = Benchmark(
+    "countryrc",
+    load,
+    TEMPLATES,
+    licence="MIT (passages of this package)",
+    uses=("recognition",),
+    packaged=True,
+)

@@ -10,8 +10,9 @@ cell. It is an option like the others and is shown as ``None``.
 
 from collections.abc import Sequence
 
+from culnig_tl.benchmarks.definition import Benchmark
+from culnig_tl.benchmarks.loading import Hub, Loaded, Source
 from culnig_tl.benchmarks.records import Record, half_of_groups, option_faults
-from culnig_tl.benchmarks.sources import Hub, Loaded, Source
 from culnig_tl.questions import Item, Split, Template, rows_of
 
 TEMPLATES = (
@@ -51,9 +52,9 @@ _COLUMNS = {
 
 def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """The questions of every country, halved within it."""
-    read = source.read(_HUB, _COLUMNS, key="data_idx")
-    items = half_of_groups(read.each(_item), split, lambda i: i.culture)
-    return Loaded(rows_of(items, templates, benchmark="culturalbench"), read.origin)
+    records = source.read(_HUB, _COLUMNS, key="data_idx")
+    items = half_of_groups(records.each(_item), split, lambda item: item.culture)
+    return Loaded(rows_of(items, templates, benchmark="culturalbench"), records.origin)
 
 
 def _item(record: Record) -> Item:
@@ -67,3 +68,12 @@ def _item(record: Record) -> Item:
         answer=list(options).index(record["answer"]),
         fields={"question": record["prompt_question"]},
     )
+
+
+CULTURALBENCH = Benchmark(
+    "culturalbench",
+    load,
+    TEMPLATES,
+    licence="CC-BY-4.0 (CulturalBench, Chiu et al. 2024, arXiv 2410.02677)",
+)
+CONTROL = CULTURALBENCH.control()

@@ -11,8 +11,9 @@ GLUE's tab-separated files are read without quoting: a quote in them is a quote.
 from collections.abc import Sequence
 from functools import partial
 
+from culnig_tl.benchmarks.definition import Benchmark
+from culnig_tl.benchmarks.loading import Hub, Loaded, Source
 from culnig_tl.benchmarks.records import Record
-from culnig_tl.benchmarks.sources import Hub, Loaded, Source
 from culnig_tl.questions import Item, Split, Template, rows_of
 
 QNLI_TEMPLATES = (
@@ -85,21 +86,41 @@ _MRPC_OPTIONS = ("They differ in meaning.", "They mean the same.")
 
 def load_qnli(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """QNLI's validation rows; there is no half to identify neurons with."""
-    read = source.read(_QNLI, _QNLI_COLUMNS, key="id", files=r"(^|/)(dev|validation)")
+    records = source.read(_QNLI, _QNLI_COLUMNS, key="id", files=r"(^|/)(dev|validation)")
     labels = {"0": 0, "entailment": 0, "1": 1, "not_entailment": 1}
-    items = read.each(partial(_item, labels=labels, options=_QNLI_OPTIONS))
-    return Loaded(rows_of(items, templates, benchmark="qnli"), read.origin)
+    items = records.each(partial(_item, labels=labels, options=_QNLI_OPTIONS))
+    return Loaded(rows_of(items, templates, benchmark="qnli"), records.origin)
 
 
 def load_mrpc(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     """MRPC's test rows; there is no half to identify neurons with."""
-    read = source.read(_MRPC, _MRPC_COLUMNS, key="id", files=r"(^|/)test")
-    items = read.each(partial(_item, labels={"0": 0, "1": 1}, options=_MRPC_OPTIONS))
-    return Loaded(rows_of(items, templates, benchmark="mrpc"), read.origin)
+    records = source.read(_MRPC, _MRPC_COLUMNS, key="id", files=r"(^|/)test")
+    items = records.each(partial(_item, labels={"0": 0, "1": 1}, options=_MRPC_OPTIONS))
+    return Loaded(rows_of(items, templates, benchmark="mrpc"), records.origin)
 
 
 def _item(record: Record, labels: dict[str, int], options: tuple[str, str]) -> Item:
     record.check_texts(record)
-    record.check_known("label", labels)
+    record.check_choice("label", labels)
     fields = {name: text for name, text in record.items() if name not in ("id", "label")}
     return Item(record["id"], options, labels[record["label"]], fields=fields, values=("0", "1"))
+
+
+QNLI = Benchmark(
+    "qnli",
+    load_qnli,
+    QNLI_TEMPLATES,
+    licence="CC-BY-SA-4.0 (QNLI in GLUE, Wang et al. 2019)",
+    uses=("general",),
+    folder="glue/QNLI",
+    has_culture=False,
+)
+MRPC = Benchmark(
+    "mrpc",
+    load_mrpc,
+    MRPC_TEMPLATES,
+    licence="Microsoft's shared-source licence, non-commercial (MRPC in GLUE, Wang et al. 2019)",
+    uses=("general",),
+    folder="glue/MRPC",
+    has_culture=False,
+)

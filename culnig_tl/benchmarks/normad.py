@@ -14,9 +14,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from culnig_tl.benchmarks.cultures import in_a_sentence
+from culnig_tl.benchmarks.definition import Benchmark
+from culnig_tl.benchmarks.loading import Hub, Loaded, Source
 from culnig_tl.benchmarks.records import Record, half_of_groups
-from culnig_tl.benchmarks.sources import Hub, Loaded, Source
+from culnig_tl.cultures import in_a_sentence
 from culnig_tl.questions import Item, Split, Template, rows_of
 
 LABELS = ("yes", "no", "neutral")
@@ -126,14 +127,14 @@ def without_culture(story: str, countries: Collection[str]) -> str:
 
 
 def _items(split: Split, source: Source) -> tuple[list[Item], str]:
-    read = source.read(_HUB, _COLUMNS, key="id")
-    items = read.each(_item)
-    return half_of_groups(items, split, lambda item: (item.culture, item.answer)), read.origin
+    records = source.read(_HUB, _COLUMNS, key="id")
+    items = records.each(_item)
+    return half_of_groups(items, split, lambda item: (item.culture, item.answer)), records.origin
 
 
 def _item(record: Record) -> Item:
     record.check_texts(_COLUMNS)
-    record.check_known("label", LABELS)
+    record.check_choice("label", LABELS)
     culture = record.culture("country")
     return Item(
         id=record["id"],
@@ -146,3 +147,19 @@ def _item(record: Record) -> Item:
             "spelling": record["country"].replace("_", " "),
         },
     )
+
+
+NORMAD = Benchmark(
+    "normad",
+    load,
+    TEMPLATES,
+    licence="CC-BY-4.0 (NormAd, Rao et al. 2024, arXiv 2404.12464)",
+)
+CONTROL = replace(
+    NORMAD,
+    name="normad-control",
+    load=load_control,
+    templates=CONTROL_TEMPLATES,
+    uses=("control",),
+    folder="normad",
+)

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from culnig_tl.benchmarks.cultures import culture_name, is_name
+from culnig_tl.cultures import culture_name, is_name
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.questions import Item, Split
 
 T = TypeVar("T")
-_SHOWN = 10
+_LISTED = 10
 # Something other than blanks, no NUL, and no half of a pair that stands for one character.
 _TEXT = re.compile("[^\0\ud800-\udfff]*?[^\\s\0\ud800-\udfff][^\0\ud800-\udfff]*").fullmatch
 
@@ -57,14 +57,14 @@ class Record(dict[str, Any]):
         if wrong:
             self.refuse([f"{name} {text_fault(self[name])}" for name in wrong])
 
-    def check_known(self, name: str, known: Collection[str]) -> None:
-        """Refuse a cell that is none of the ``known`` ones.
+    def check_choice(self, name: str, choices: Collection[str]) -> None:
+        """Refuse a cell that is none of the ``choices``.
 
         Raises:
-            RecordFaultError: with the cell and the known ones.
+            RecordFaultError: with the cell and the choices.
         """
-        if self[name] not in known:
-            self.refuse([f"{name} is {cut(self[name])}, expected one of {', '.join(known)}"])
+        if self[name] not in choices:
+            self.refuse([f"{name} is {cut(self[name])}, expected one of {', '.join(choices)}"])
 
     def culture(self, name: str) -> str:
         """The name in this package of the culture that a cell names.
@@ -83,9 +83,9 @@ class Record(dict[str, Any]):
         Raises:
             RecordFaultError: with place, key and faults.
         """
-        if found := [fault for fault in faults if fault]:
+        if real := [fault for fault in faults if fault]:
             name = f" ({cut(self[self.key])})" if self[self.key] else ""
-            raise RecordFaultError(f"{self.place}{name}: {', '.join(found)}")
+            raise RecordFaultError(f"{self.place}{name}: {', '.join(real)}")
 
 
 @dataclass(frozen=True)
@@ -102,28 +102,38 @@ class Records:
             InvalidInputError: records that cannot be used, all of them named; ``make`` says so by
                 ``refuse``.
         """
-        made: dict[str, tuple[Record, T]] = {}
-        faults = [fault for record in self.rows if (fault := _fault(record, make, made))]
+        results: dict[str, tuple[Record, T]] = {}
+        faults: list[str] = []
+        for record in self.rows:
+            result = _attempt(record, make, results)
+            if isinstance(result, RecordFaultError):
+                faults.append(str(result))
+            else:
+                results.setdefault(record[record.key], (record, result))
         if faults:
-            more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+            more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
             raise InvalidInputError(
                 f"{len(faults)} of {len(self.rows)} rows cannot be used: "
-                f"{'; '.join(faults[:_SHOWN])}{more}. Get the file anew."
+                f"{'; '.join(faults[:_LISTED])}{more}. Get the file anew."
             )
-        return [one for _, one in made.values()]
+        return [result for _, result in results.values()]
 
 
-def _fault(record: Record, make: Callable[[Record], T], made: dict[str, tuple[Record, T]]) -> str:
-    """Why a record cannot be used; ``""`` if it can, and what it makes is then in ``made``."""
+def _attempt(
+    record: Record, make: Callable[[Record], T], earlier: Mapping[str, tuple[Record, T]]
+) -> T | RecordFaultError:
+    """What ``make`` makes of a record, or why the record cannot be used.
+
+    ``earlier`` has, by key, the records before it and what was made of them.
+    """
     try:
         record.check_texts([record.key])
-        one = make(record)
-        first, known = made.setdefault(record[record.key], (record, one))
-        if one != known:
-            record.refuse([f"differs from that of {first.place}"])
+        result = make(record)
+        first, expected = earlier.get(record[record.key], (record, result))
+        record.refuse([] if result == expected else [f"differs from that of {first.place}"])
     except RecordFaultError as fault:
-        return str(fault)
-    return ""
+        return fault
+    return result
 
 
 def records(table: pd.DataFrame, *, key: str, name: str) -> list[Record]:
@@ -153,9 +163,9 @@ def text_fault(cell: Any) -> str:
 
 
 def cut(cell: Any) -> str:
-    """A cell as it is shown in a sentence."""
-    shown = repr(cell)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+    """A cell as it stands in a sentence, cut to 80 characters."""
+    text = repr(cell)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def parsed_json(record: Record, name: str) -> Any:
@@ -210,14 +220,14 @@ def half_of_groups(items: Sequence[Item], split: Split, group: Callable[[Item], 
     if split == "all":
         return list(items)
     sizes = Counter(group(item) for item in items)
-    seen: Counter[Any] = Counter()
-    kept = []
+    counts: Counter[Any] = Counter()
+    half = []
     for item in items:
-        first = seen[group(item)] < sizes[group(item)] // 2
-        seen[group(item)] += 1
-        if first == (split == "identify"):
-            kept.append(item)
-    return kept
+        is_first = counts[group(item)] < sizes[group(item)] // 2
+        counts[group(item)] += 1
+        if is_first == (split == "identify"):
+            half.append(item)
+    return half
 
 
 def _text(cell: Any) -> Any:
@@ -229,8 +239,8 @@ def _text(cell: Any) -> Any:
 
 
 def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         twice = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
         raise ValueError(f"the key {twice[0]!r} comes twice")
-    return found
+    return content

@@ -4,8 +4,8 @@ The World Values Survey's data may not be passed on, so there is nothing to fetc
 
 * ``question_metadata.json`` of the WorldValuesBench repository, and
 * the two tables that its code makes of the survey, ``full_demographic_qa.tsv`` (``D_INTERVIEW``,
-  ``B_COUNTRY``) and ``full_value_qa.tsv`` (``D_INTERVIEW`` and a column a question), in subfolders
-  or not.
+  ``B_COUNTRY``) and ``full_value_qa.tsv`` (``D_INTERVIEW`` and a column per question), in
+  subfolders or not.
 
 A question counts for a country where anyone there answered it; negative codes (no answer) are
 empty. The right label is the country's commonest answer, the smallest of several. Identify: the 40
@@ -13,7 +13,11 @@ questions of a country whose answers diverge most from the world's, by Kullback-
 KL(country || world) in nats, the world being all respondents; test: the others.
 
 Options are the numbers of the question's own scale in order, whether it begins at 0 or 1 and ends
-at 2 or 10. Every question with the use ``value`` takes part, ``Q234A`` too.
+at 2 or 10. Every question with the use ``value`` takes part, ``Q234A`` too. Beside accuracy, an
+answer is measured by its *alignment*: how near the answer ``p`` lies to the gold answer ``g`` on
+the scale,
+
+    100 * (1 - |p - g| / max(|min - g|, |max - g|)),    0 for no number in range.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +27,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from culnig_tl.benchmarks.cultures import culture_name, in_a_sentence, is_name
+from culnig_tl.benchmarks.definition import Benchmark, Measure
+from culnig_tl.benchmarks.loading import Loaded, Source, checked_folder
 from culnig_tl.benchmarks.records import cut, loads_once, text_fault
-from culnig_tl.benchmarks.sources import Loaded, Source, checked_folder
+from culnig_tl.cultures import culture_name, in_a_sentence, is_name
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.questions import Item, Split, Template, rows_of
-from culnig_tl.questions.schema import ranges
+from culnig_tl.questions import Item, Split, Template, ranges, rows_of
 
 N_IDENTIFY = 40
 _WORDINGS = (
@@ -60,18 +64,49 @@ def load(split: Split, source: Source, templates: Sequence[Template]) -> Loaded:
     metadata = _value_questions(_only(folder, "question_metadata.json"))
     demographic, values = (_only(folder, f"*{kind}_qa.tsv") for kind in ("demographic", "value"))
     answers = _answers(demographic, values, metadata)
-    asked = [name for name in metadata if name in answers]
+    names = [name for name in metadata if name in answers]
     scales = {
         name: range(metadata[name]["answer_scale_min"], metadata[name]["answer_scale_max"] + 1)
-        for name in asked
+        for name in names
     }
     items = [
         _item(name, country, counts, metadata[name], scales[name])
-        for country, chosen in _chosen(answers, scales, split).items()
-        for name, counts in chosen.items()
+        for country, half in _halves(answers, scales, split).items()
+        for name, counts in half.items()
     ]
-    origin = f"files {demographic.name}, {values.name}: {len(asked)} of {len(metadata)} questions"
+    origin = f"files {demographic.name}, {values.name}: {len(names)} of {len(metadata)} questions"
     return Loaded(rows_of(items, templates, benchmark="worldvaluesbench"), origin)
+
+
+def alignment(prediction: str, answer: str, options: Sequence[str]) -> float:
+    """How near an answer on a scale lies to the gold one, 0 to 100.
+
+    Args:
+        prediction: what the model said; no number in range counts 0.
+        answer: the gold answer, a number.
+        options: the numbers of the scale.
+
+    Raises:
+        InvalidInputError: a gold answer or a scale that is no number.
+
+    Example:
+        >>> alignment("3", "1", ["1", "2", "3"]), alignment("often", "1", ["1", "2", "3"])
+        (0.0, 0.0)
+        >>> alignment("2", "1", ["1", "2", "3"])
+        50.0
+    """
+    numbers = [_whole_number(text) for text in (answer, *options)]
+    if not options or None in numbers:
+        raise InvalidInputError(
+            f"Answer {answer!r} of the options {list(options)} lies on no scale; alignment needs "
+            "whole numbers."
+        )
+    gold, *scale = [number for number in numbers if number is not None]
+    predicted = _whole_number(prediction)
+    if predicted is None or not min(scale) <= predicted <= max(scale):
+        return 0.0
+    farthest = max(abs(min(scale) - gold), abs(max(scale) - gold))
+    return 100 * (1 - abs(predicted - gold) / farthest) if farthest else 100.0
 
 
 def divergence(country: pd.Series, world: pd.Series) -> float:
@@ -86,17 +121,17 @@ def divergence(country: pd.Series, world: pd.Series) -> float:
     return float((p * np.log(p / q)).sum())
 
 
-def _chosen(answers: pd.DataFrame, scales: Scales, split: Split) -> dict[str, dict[str, pd.Series]]:
+def _halves(answers: pd.DataFrame, scales: Scales, split: Split) -> dict[str, dict[str, pd.Series]]:
     """Counts by answer of the questions of a half, by country, in the order of the metadata."""
     world = {name: answers[name].value_counts() for name in scales}
-    chosen = {}
+    halves = {}
     for country, group in answers.groupby("country", sort=False):
-        counts = {name: group[name].value_counts() for name in scales}
-        counts = {name: found for name, found in counts.items() if len(found)}
+        counted = {name: group[name].value_counts() for name in scales}
+        counts = {name: numbers for name, numbers in counted.items() if len(numbers)}
         ranked = sorted(counts, key=lambda name: -divergence(counts[name], world[name]))
         half = {"identify": ranked[:N_IDENTIFY], "test": ranked[N_IDENTIFY:], "all": ranked}[split]
-        chosen[str(country)] = {name: counts[name] for name in counts if name in half}
-    return chosen
+        halves[str(country)] = {name: counts[name] for name in counts if name in half}
+    return halves
 
 
 def _item(
@@ -130,17 +165,17 @@ def _value_questions(path: Path) -> dict[str, dict[str, Any]]:
     entries = metadata.items() if isinstance(metadata, dict) else []
     faults = {name: fault for name, about in entries if (fault := _fault(about))}
     if faults:
-        shown = "; ".join(f"{name}: {fault}" for name, fault in list(faults.items())[:10])
+        first = "; ".join(f"{name}: {fault}" for name, fault in list(faults.items())[:10])
         raise InvalidInputError(
-            f"{path}: {len(faults)} questions cannot be used: {shown}. Take WorldValuesBench's "
+            f"{path}: {len(faults)} questions cannot be used: {first}. Take WorldValuesBench's "
             "own file."
         )
-    found = {name: about for name, about in entries if about["use_case"] == "value"}
-    if not found:
+    on_values = {name: about for name, about in entries if about["use_case"] == "value"}
+    if not on_values:
         raise InvalidInputError(
             f"{path} has no question with the use_case 'value'; take WorldValuesBench's own file."
         )
-    return found
+    return on_values
 
 
 def _fault(about: Any) -> str:
@@ -159,28 +194,28 @@ def _fault(about: Any) -> str:
 
 def _only(folder: Path, pattern: str) -> Path:
     """The one file of that name; of several, the one of the full data."""
-    found = sorted(folder.rglob(pattern))
-    full = [path for path in found if path.name.startswith("full_")]
-    if len(full or found) != 1:
+    paths = sorted(folder.rglob(pattern))
+    full = [path for path in paths if path.name.startswith("full_")]
+    if len(full or paths) != 1:
         raise MissingFileError(
-            f"{folder} has {len(found)} files {pattern}, expected one (or one that begins with "
+            f"{folder} has {len(paths)} files {pattern}, expected one (or one that begins with "
             "full_); put question_metadata.json and both full_*_qa.tsv tables there."
         )
-    return (full or found)[0]
+    return (full or paths)[0]
 
 
 def _answers(demographic: Path, values: Path, metadata: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a respondent: country, and a number or NaN for every question in the table."""
+    """One row per respondent: country, and a number or NaN for every question in the table."""
     people = _table(demographic, ["D_INTERVIEW", "B_COUNTRY"])
-    given = _table(values, ["D_INTERVIEW", *metadata], optional=True)
-    for table, path in ((people, demographic), (given, values)):
+    answers = _table(values, ["D_INTERVIEW", *metadata], optional=True)
+    for table, path in ((people, demographic), (answers, values)):
         _refuse(path, table["D_INTERVIEW"].isna(), "have no D_INTERVIEW")
         _refuse(path, table["D_INTERVIEW"].duplicated(), "repeat an interview of before")
-    named = people["B_COUNTRY"].map(lambda name: isinstance(name, str) and is_name(name))
-    _refuse(demographic, ~named, "name no B_COUNTRY")
-    stray = ~given["D_INTERVIEW"].isin(people["D_INTERVIEW"])
+    has_country = people["B_COUNTRY"].map(lambda name: isinstance(name, str) and is_name(name))
+    _refuse(demographic, ~has_country, "name no B_COUNTRY")
+    stray = ~answers["D_INTERVIEW"].isin(people["D_INTERVIEW"])
     _refuse(values, stray, f"are interviews that {demographic.name} does not have")
-    joined = given.merge(people, on="D_INTERVIEW", how="inner")
+    joined = answers.merge(people, on="D_INTERVIEW", how="inner")
     numbers = {
         name: _numbers(joined[name], about, f"{values.name}, {name}")
         for name, about in metadata.items()
@@ -232,3 +267,17 @@ def _numbers(cells: pd.Series, about: Mapping[str, Any], name: str) -> pd.Series
             f"to {high} ({', '.join(map(repr, bad[:5]))}); take the tables after answer_adjustment."
         )
     return numbers.where(numbers >= 0)
+
+
+def _whole_number(text: str) -> int | None:
+    """The whole number that a label is, spaces around it allowed."""
+    return int(text) if text.strip().isdecimal() else None
+
+
+WORLDVALUESBENCH = Benchmark(
+    "worldvaluesbench",
+    load,
+    TEMPLATES,
+    measure=Measure("alignment", alignment),
+    licence="may not be passed on (World Values Survey; WorldValuesBench, Zhao et al. 2024)",
+)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 from datasets import Dataset
@@ -12,7 +12,7 @@ from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
 import culnig_tl as ct
-from culnig_tl.attribution import refuse_company
+from culnig_tl.attribution import require_single_process
 from culnig_tl.errors import CulnigError, InvalidInputError
 from culnig_tl.questions import Split
 
@@ -42,34 +42,34 @@ Sites = Annotated[
     typer.Option(help="default: mlp.hook_post, q, k, v; paper: mlp.hook_pre, q, k, v."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-TokenBudget = Annotated[int, typer.Option(help="Tokens a batch; smaller needs less memory.")]
+TokenBudget = Annotated[int, typer.Option(help="Tokens per pass; smaller needs less memory.")]
 SITES = {"default": ct.DEFAULT_SITES, "paper": ct.PAPER_SITES}
 
 
 @contextmanager
-def plain_errors(kept: Path | None = None, *, shared: bool = False) -> Iterator[None]:
-    """A user's mistake becomes one sentence; ctrl-C says what is kept.
+def plain_errors(resumable: Path | None = None, *, shared: bool = False) -> Iterator[None]:
+    """A user's mistake becomes one sentence; ctrl-C says where a run can be resumed.
 
     What several processes do not share (``shared``) is refused in all but a single one.
     """
     try:
         if not shared:
-            refuse_company()
+            require_single_process()
         yield
     except CulnigError as error:
         ERRORS.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as interrupt:
         resume = (
-            f"; what is finished is kept in {kept}, the same command goes on from there"
-            if kept
+            f"; what is finished is kept in {resumable}, the same command goes on from there"
+            if resumable
             else ""
         )
         ERRORS.print(f"Stopped{escape(resume)}.", soft_wrap=True, highlight=False)
         raise typer.Exit(130) from interrupt
 
 
-def loaded(name: str, *, quiet: bool, **options: Any) -> Any:
+def load(name: str, *, quiet: bool, **options: Any) -> Any:
     """The model; ``quiet`` hides the progress bars of transformers while it loads."""
     with _without_bars() if quiet else nullcontext():
         return ct.load_model(name, **options)
@@ -77,12 +77,12 @@ def loaded(name: str, *, quiet: bool, **options: Any) -> Any:
 
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
+    were_shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if were_shown:
             transformers_logging.enable_progress_bar()
 
 
@@ -95,8 +95,7 @@ def rows_of(source: str) -> Dataset:
         raise InvalidInputError(
             f"{source!r} is neither a file nor NAME:SPLIT; the splits are identify, test and all."
         )
-    chosen: Split = split  # pyright: ignore[reportAssignmentType]
-    return ct.load_benchmark(name, split=chosen)
+    return ct.load_benchmark(name, split=cast(Split, split))
 
 
 def benchmarks_of(named: list[str]) -> dict[str, Dataset]:

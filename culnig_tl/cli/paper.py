@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 import culnig_tl as ct
+from culnig_tl.benchmarks import PAPER_BENCHMARKS, paper_rows
 from culnig_tl.cli.options import (
     OUT,
     SITES,
@@ -19,14 +20,13 @@ from culnig_tl.cli.options import (
     Quiet,
     Sites,
     TokenBudget,
-    loaded,
+    load,
     plain_errors,
 )
 from culnig_tl.errors import UnknownNameError
-from culnig_tl.estimate import Plan, estimate
 from culnig_tl.evaluation import Mode
 from culnig_tl.files import replacing
-from culnig_tl.paper import PAPER_BENCHMARKS, paper_rows
+from culnig_tl.pipeline import Plan
 
 _FACTORS = (0.0, 2.0)
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -43,7 +43,7 @@ def paper(
         str, typer.Option(help="Benchmarks to test on, separated by commas.")
     ] = ",".join(PAPER_BENCHMARKS),
     limit: Annotated[
-        int | None, typer.Option(help="At most so many prompts of each set, for a taste.", min=1)
+        int | None, typer.Option(help="At most so many prompts of each set: a small sample.", min=1)
     ] = None,
     n_random: Annotated[int, typer.Option(help="Number of random sets of each kind.", min=1)] = 10,
     layer_matched: Annotated[
@@ -69,12 +69,12 @@ def paper(
 
     Example:  culnig-tl paper --model google/gemma-3-12b-it --out runs/gemma --dry-run
     """
-    with plain_errors(kept=None if dry_run else out):
+    with plain_errors(resumable=None if dry_run else out):
         names = [name.strip() for name in benchmarks.split(",") if name.strip()]
         data, tests = paper_rows(names, data_dir=data_dir, limit=limit)
-        hooked = loaded(model, quiet=quiet, backend=backend, dtype=dtype, device=device)
+        hooked = load(model, quiet=quiet, backend=backend, dtype=dtype, device=device)
         n_matched = n_random if layer_matched else 0
-        plan = estimate(
+        plan = ct.estimate(
             hooked,
             data,
             tests,
@@ -82,7 +82,7 @@ def paper(
             sites=SITES[sites],
             token_budget=token_budget,
         )
-        _show_plan(plan)
+        _print_plan(plan)
         if dry_run:
             return
         run = ct.culnig(
@@ -100,20 +100,20 @@ def paper(
             token_budget=token_budget,
             progress=not quiet,
         )
-        _show_tables(run, model)
+        _write_tables(run, model)
         OUT.print(f"Report: {run.report()}", soft_wrap=True)
 
 
-def _show_plan(plan: Plan) -> None:
-    shown = Table(box=SIMPLE_HEAD, padding=0)  # its eight columns fit into 80 characters
+def _print_plan(plan: Plan) -> None:
+    table = Table(box=SIMPLE_HEAD, padding=0)  # its eight columns fit into 80 characters
     for heading in ("stage", "data"):
-        shown.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold")
     for heading in ("questions", "prompts", "tokens", "longest", "passes", "time"):
-        shown.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify="right", overflow="fold")
     for row in plan.stages.to_dict("records"):
         counts = (f"{row[n]:,}" for n in ("questions", "prompts", "tokens", "longest", "passes"))
-        shown.add_row(row["stage"], row["data"], *counts, _duration(row["seconds"]))
-    OUT.print(shown)
+        table.add_row(row["stage"], row["data"], *counts, _duration(row["seconds"]))
+    OUT.print(table)
     OUT.print(
         f"About {_duration(plan.seconds)}, going by one small batch, and "
         f"{plan.peak / 1e9:.2g} GB of memory ({plan.weights / 1e9:.2g} weights, "
@@ -128,24 +128,25 @@ def _duration(seconds: float) -> str:
     return f"{seconds / size:.1f} {unit}"
 
 
-def _show_tables(run: ct.Run, model: str) -> None:
+def _write_tables(run: ct.Run, model: str) -> None:
     """The paper's table in the terminal and in files, with the published rows where there are."""
     try:
-        table = ct.published(model, run.table)
+        table = ct.tables.published(model, run.table)
     except UnknownNameError:
         table = run.table  # nothing was published about this model
-    for name, text in (("table.md", ct.to_markdown(table)), ("table.tex", ct.to_latex(table))):
+    texts = {"table.md": ct.tables.to_markdown(table), "table.tex": ct.tables.to_latex(table)}
+    for name, text in texts.items():
         with replacing(run.out / name) as part:
             part.write_text(text, encoding="utf-8")
-    wide = ct.paper_table(table)
+    wide = ct.tables.paper_table(table)
     for part in _fitting(wide, OUT.width):
-        shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        printed = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for number, heading in enumerate(part.columns):
-            shown.add_column(heading, justify="right" if number else "left", overflow="fold")
+            printed.add_column(heading, justify="right" if number else "left", overflow="fold")
         for line in part.to_numpy().tolist():
-            shown.add_row(*line)
-        OUT.print(shown)
-    OUT.print(ct.to_markdown(table).strip().splitlines()[-1], style="dim", highlight=False)
+            printed.add_row(*line)
+        OUT.print(printed)
+    OUT.print(ct.tables.to_markdown(table).strip().splitlines()[-1], style="dim", highlight=False)
 
 
 def _fitting(wide: pd.DataFrame, width: int) -> Iterator[pd.DataFrame]:

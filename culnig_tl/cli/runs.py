@@ -17,11 +17,11 @@ from culnig_tl.cli.options import (
     Sites,
     TokenBudget,
     benchmarks_of,
-    loaded,
+    load,
     plain_errors,
     rows_of,
 )
-from culnig_tl.cli.shown import show, show_grade
+from culnig_tl.cli.output import print_grade, print_run
 
 
 def demo(
@@ -32,10 +32,10 @@ def demo(
 
     Example:  culnig-tl demo
     """
-    with plain_errors(kept=out):
-        run = ct.culnig(loaded("atlas", quiet=quiet), out=out, progress=not quiet)
-        show(run)
-        show_grade(run)
+    with plain_errors(resumable=out):
+        run = ct.culnig(load("atlas", quiet=quiet), out=out, progress=not quiet)
+        print_run(run)
+        print_grade(run)
         OUT.print(
             "The culture neurons of the embedded model were planted by training on interventions: "
             "it shows how the method works and lets a finder be graded, and is no evidence about "
@@ -72,9 +72,9 @@ def run(
     --recognition countries.csv --benchmark culture=test.csv --benchmark general=qa.csv --out
     runs/mine
     """
-    with plain_errors(kept=out):
+    with plain_errors(resumable=out):
         result = ct.culnig(
-            loaded(model, backend=backend, dtype=dtype, device=device, quiet=quiet),
+            load(model, backend=backend, dtype=dtype, device=device, quiet=quiet),
             out=out,
             cultural=rows_of(cultural),
             control=rows_of(control),
@@ -87,5 +87,5 @@ def run(
             token_budget=token_budget,
             progress=not quiet,
         )
-        show(result)
+        print_run(result)
         OUT.print(f"Report: {result.report()}", soft_wrap=True)

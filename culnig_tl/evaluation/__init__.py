@@ -2,10 +2,13 @@
 
 | module | stage |
 |---|---|
-| answers | ``evaluate``: one row a prompt, with the model as it is or with neurons scaled |
+| answers | ``evaluate``: one row per prompt, with the model as it is or with neurons scaled |
+| conditions | ``Condition``: which neurons are scaled by what; answers under several of them |
 | bootstrap | intervals and p-values over questions |
 | summary | ``summarise``, ``accuracy_by``: measures in percent, with intervals |
-| comparison | ``compare``, ``culture_effects``: several conditions side by side |
+| effects | ``compare``, ``culture_effects``: several conditions side by side |
+| doses | ``dose_response``: factors from 0 to 2 |
+| ablation | ``ablation_effects``: one neuron at a time, the judge of every score |
 | generation, open_answers | ``evaluate_open``: written answers against those of annotators |
 | published | the paper's own figures, to stand beside one's own |
 | tables | the paper's table as text, in Markdown and in LaTeX |
@@ -14,26 +17,34 @@ An answer is correct when the arg-max token at the last position, decoded, equal
 (arXiv 2510.08284); beside it stands ``P(y|x)``, which moves before accuracy does.
 """
 
-from culnig_tl.evaluation.answers import Condition, Mode, alignment, condition_answers, evaluate
-from culnig_tl.evaluation.comparison import compare, culture_effects
+from culnig_tl.evaluation import tables
+from culnig_tl.evaluation.ablation import ablation_effects
+from culnig_tl.evaluation.answers import NOTHING, Mode, answers, evaluate
+from culnig_tl.evaluation.bootstrap import STAR
+from culnig_tl.evaluation.conditions import Condition, Keep, answers_under
+from culnig_tl.evaluation.doses import FACTORS, dose_response
+from culnig_tl.evaluation.effects import compare, culture_effects
 from culnig_tl.evaluation.open_answers import evaluate_open
-from culnig_tl.evaluation.published import published
-from culnig_tl.evaluation.summary import accuracy_by, summarise
-from culnig_tl.evaluation.tables import paper_table, to_latex, to_markdown
+from culnig_tl.evaluation.summary import LAYER_MATCHED, accuracy_by, condition_labels, summarise
 
 __all__ = [
+    "FACTORS",
+    "LAYER_MATCHED",
+    "NOTHING",
+    "STAR",
     "Condition",
+    "Keep",
     "Mode",
+    "ablation_effects",
     "accuracy_by",
-    "alignment",
+    "answers",
+    "answers_under",
     "compare",
-    "condition_answers",
+    "condition_labels",
     "culture_effects",
+    "dose_response",
     "evaluate",
     "evaluate_open",
-    "paper_table",
-    "published",
     "summarise",
-    "to_latex",
-    "to_markdown",
+    "tables",
 ]

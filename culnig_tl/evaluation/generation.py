@@ -1,22 +1,20 @@
 """Greedy generation in batches, with a key-value cache, on both backends.
 
 Prompts are padded on the left, longest first, so that padding is masked and changes nothing; each
-step feeds the cached model one token a prompt. ``scaled_neurons`` around a call scales the prompt's
-positions and every generated one, as it would without a cache.
+step feeds the cached model one token per prompt. ``scaled_neurons`` around a call scales the
+prompt's positions and every generated one, as it would without a cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from transformer_lens import HookedTransformer
-from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooks import HookedModel
-from culnig_tl.questions.rendering import encode
+from culnig_tl.hooked_model import HookedModel
+from culnig_tl.models import next_logits
+from culnig_tl.questions import Batch, TokenBudget, encode, padded
 
 _ENDS_OF_TURN = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
 
@@ -34,7 +32,7 @@ def generate(
         model: a frozen model with named hook points.
         texts: what the model reads, chat template included.
         max_new_tokens: at most so many tokens.
-        token_budget: tokens a batch, padding and new tokens counted.
+        token_budget: tokens per pass, padding and new tokens counted.
 
     Raises:
         InvalidInputError: a text that does not fit into the model's context with its reply.
@@ -52,36 +50,45 @@ def generate(
                 f"The longest text takes {longest} tokens with {max_new_tokens} new ones and "
                 f"{name} is {limit}; shorten the text or take fewer new tokens."
             )
-    written = [""] * len(texts)
-    order = sorted(range(len(texts)), key=lambda index: -len(prompts[index]))
+    replies = [""] * len(texts)
+    budget = TokenBudget(token_budget)
+    batches = _batches(model, prompts, max_new_tokens, token_budget)
+    for piece, generated in budget.passes(batches, partial(_replies, model, max_new_tokens)):
+        for row, reply in zip(piece.rows, generated, strict=True):
+            replies[row] = model.tokenizer.decode(reply, skip_special_tokens=True)
+    return replies
+
+
+def _batches(
+    model: HookedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, token_budget: int
+) -> Iterator[Batch]:
+    """Left-padded batches, longest prompts first, with room for the new tokens."""
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
     while order:
         size = max(1, token_budget // (len(prompts[order[0]]) + max_new_tokens))
         group, order = order[:size], order[size:]
-        replies = _replies(model, [prompts[index] for index in group], max_new_tokens)
-        for index, reply in zip(group, replies, strict=True):
-            written[index] = model.tokenizer.decode(reply, skip_special_tokens=True)
-    return written
+        tokens, mask = padded([prompts[row] for row in group], model.tokenizer.pad_token_id or 0)
+        yield Batch(
+            tokens=tokens.to(model.cfg.device),
+            mask=mask.to(model.cfg.device),
+            answers=torch.zeros(len(group), dtype=torch.long),
+            cultures=("",) * len(group),
+            ids=tuple(f"text {row}" for row in group),
+            rows=tuple(group),
+        )
 
 
-def _replies(
-    model: HookedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int
-) -> list[list[int]]:
-    """Generated tokens of a batch, longest prompt first, each up to the end of its turn."""
-    length, device = len(prompts[0]), model.cfg.device
-    tokens = torch.full((len(prompts), length), model.tokenizer.pad_token_id or 0)
-    mask = torch.zeros((len(prompts), length), dtype=torch.bool)
-    for line, prompt in enumerate(prompts):
-        tokens[line, length - len(prompt) :] = torch.tensor(prompt)
-        mask[line, length - len(prompt) :] = True
-    tokens, mask = tokens.to(device), mask.to(device)
-    ends = _ends(model.tokenizer)
-    replies: list[list[int]] = [[] for _ in prompts]
-    open_lines = set(range(len(prompts)))
+def _replies(model: HookedModel, max_new_tokens: int, batch: Batch) -> list[list[int]]:
+    """Generated tokens of each prompt, up to the end of its turn."""
+    tokens, mask = batch.tokens, batch.mask
+    ends = _ends(model)
+    replies: list[list[int]] = [[] for _ in batch.ids]
+    open_lines = set(range(len(batch)))
     cache: Any = None
     with torch.no_grad():
         for _ in range(max_new_tokens):
-            logits, cache = _step(model, tokens, mask, cache)
-            tokens = logits.argmax(-1)[:, None]
+            logits, cache = next_logits(model, tokens, mask, cache)
+            tokens = logits[:, -1:].argmax(-1)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             for line in list(open_lines):
                 token = int(tokens[line])
@@ -94,32 +101,9 @@ def _replies(
     return replies
 
 
-def _step(
-    model: HookedModel,
-    tokens: Int[Tensor, "batch new"],
-    mask: Bool[Tensor, "batch pos"],
-    cache: Any,
-) -> tuple[Float[Tensor, "batch vocab"], Any]:
-    """Logits after the newest token, and the cache with it."""
-    call: Any = model
-    if isinstance(model, HookedTransformer):
-        if cache is None:
-            cache = TransformerLensKeyValueCache.init_cache(
-                model.cfg, model.cfg.device, len(tokens)
-            )
-        new = mask[:, mask.shape[1] - tokens.shape[1] :].long()
-        return call(tokens, attention_mask=new, past_kv_cache=cache)[:, -1], cache
-    logits, cache = call(
-        tokens,
-        attention_mask=mask.long(),
-        past_key_values=cache,
-        use_past_kv_cache=True,
-        return_type="logits_and_cache",
-    )
-    return logits[:, -1], cache
-
-
-def _ends(tokenizer: Any) -> set[int]:
-    vocabulary = tokenizer.get_vocab()
+def _ends(model: HookedModel) -> set[int]:
+    """Tokens that end a reply: the model's own and the usual ones of chat templates."""
+    vocabulary = model.tokenizer.get_vocab()
     known = {vocabulary[text] for text in _ENDS_OF_TURN if text in vocabulary}
-    return known | ({tokenizer.eos_token_id} - {None})
+    own = getattr(model.cfg, "end_tokens", [model.tokenizer.eos_token_id])
+    return (known | {*own}) - {None}

@@ -26,9 +26,10 @@ from datasets import Dataset
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation.generation import generate
-from culnig_tl.hooks import HookedModel, scaled_neurons
+from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooks import scaled_neurons
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions.rendering import text_of
+from culnig_tl.questions import text_of
 
 LEMMATISED = ("en", "es", "el", "fa", "id", "ar")
 _ANYWHERE = ("zh", "ko")
@@ -36,7 +37,7 @@ _ANYWHERE = ("zh", "ko")
 _LETTERS = {"fa": str.maketrans({"ي": "ی", "ى": "ی", "ك": "ک"})}
 _JOINER = "\N{ZERO WIDTH NON-JOINER}"
 _TATWEEL = "\N{ARABIC TATWEEL}"
-_KEPT = ("id", "culture", "language", "topic", "template", "benchmark")
+_COLUMNS = ("id", "culture", "language", "topic", "template", "benchmark")
 _NEEDED = ("id", "prompt", "answers", "culture", "language")
 
 
@@ -49,7 +50,7 @@ def evaluate_open(
     max_new_tokens: int = 32,
     token_budget: int = 8192,
 ) -> pd.DataFrame:
-    """Written answers, one row a question in the order of ``rows``.
+    """Written answers, one row per question in the order of ``rows``.
 
     Args:
         model: a frozen model with named hook points.
@@ -59,8 +60,8 @@ def evaluate_open(
         neurons: neurons to scale, on the prompt and on every generated token; None leaves the model
             as it is.
         factor: what their activations are multiplied by.
-        max_new_tokens: at most so many tokens an answer.
-        token_budget: tokens a batch, padding and new tokens counted.
+        max_new_tokens: at most so many tokens per answer.
+        token_budget: tokens per pass, padding and new tokens counted.
 
     Returns:
         Columns id, culture and language (topic, template and benchmark too, where the rows have
@@ -85,8 +86,8 @@ def evaluate_open(
     texts = [text_of({**empty, **row}, model.tokenizer) for row in records]
     with scaled_neurons(model, neurons or NeuronSet.of({}), factor=factor):
         written = generate(model, texts, max_new_tokens=max_new_tokens, token_budget=token_budget)
-    kept = [name for name in _KEPT if all(name in row for row in records)]
-    frame = pd.DataFrame({name: [row[name] for row in records] for name in kept})
+    columns = [name for name in _COLUMNS if all(name in row for row in records)]
+    frame = pd.DataFrame({name: [row[name] for row in records] for name in columns})
     frame["prediction"] = written
     frame["matched"] = [
         matched_answer(said, row["answers"], row["language"])
@@ -122,8 +123,8 @@ def lemmas(text: str, language: str) -> list[str]:
             f"Answers in {language!r} are lemmatised by simplemma, which is not installed; "
             "install culnig-tl[open]."
         ) from error
-    found = (simplemma.lemmatize(word, lang=language).casefold() for word in words)
-    return [word.replace(_JOINER, "") for word in found]  # Persian plurals are known by theirs
+    lemmatised = (simplemma.lemmatize(word, lang=language).casefold() for word in words)
+    return [word.replace(_JOINER, "") for word in lemmatised]  # Persian plurals are known by theirs
 
 
 def _normalised(text: str, language: str) -> str:

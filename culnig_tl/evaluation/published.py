@@ -6,6 +6,7 @@ suppressed, and with as many random ones suppressed.
 
 import pandas as pd
 
+from culnig_tl.benchmarks import measure_of
 from culnig_tl.errors import UnknownNameError
 from culnig_tl.evaluation.summary import COLUMNS
 
@@ -55,8 +56,8 @@ def published(model: str, beside: pd.DataFrame | None = None) -> pd.DataFrame:
         >>> table.loc[table["benchmark"] == "blend", "accuracy"].tolist()
         [64.22, 37.93, 63.57]
     """
-    known = {name.lower(): name for name in _FIGURES}
-    name = known.get(model.rsplit("/", 1)[-1].lower())
+    by_lower_case = {name.lower(): name for name in _FIGURES}
+    name = by_lower_case.get(model.rsplit("/", 1)[-1].lower())
     if name is None:
         raise UnknownNameError(
             f"There are no published figures for {model!r}; there are some for "
@@ -69,7 +70,7 @@ def published(model: str, beside: pd.DataFrame | None = None) -> pd.DataFrame:
             "condition": f"{condition} (published)",
             "n_neurons": n_neurons,
             "factor": 0.0 if n_neurons else 1.0,
-            "measure": "alignment" if benchmark == "worldvaluesbench" else "accuracy",
+            "measure": getattr(measure_of(benchmark), "name", "accuracy"),
             "accuracy": values[i],
             "change": round(values[i] - figures["original"][1][i], 2),
         }

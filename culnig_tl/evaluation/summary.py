@@ -1,7 +1,7 @@
 """Measures in percent with intervals, out of answers.
 
-The *measure* of a benchmark is accuracy, or alignment where every answer has one
-(WorldValuesBench), as in the published table. Three p-values say whether a drop is more than what
+The *measure* of a benchmark is accuracy, or its own (WorldValuesBench: alignment), as in the
+published table. Three p-values say whether a drop is more than what
 random neurons of the same number and factor cause:
 
 * ``p_value``: paired bootstrap over questions against the random sets' mean; starred below 0.05;
@@ -24,35 +24,37 @@ from culnig_tl.evaluation.bootstrap import interval, p_values_of_drop, resampled
 LAYER_MATCHED = "layer-matched"
 """The condition with random sets that have as many neurons in each layer."""
 
+P_VALUES = ("p_value", "p_layer_matched", "p_sets")
 COLUMNS = (
     *("benchmark", "condition", "n_neurons", "factor", "n_questions", "measure"),
     *("accuracy", "accuracy_low", "accuracy_high"),
     *("probability", "probability_low", "probability_high"),
     "accuracy_sd_of_draws",
     *("change", "change_low", "change_high"),
-    *("p_value", "p_layer_matched", "p_sets"),
+    *P_VALUES,
 )
 """The columns of ``summarise``."""
 
-BETWEEN = " ×"
-"""Stands between the name of a condition and its factor, where there are several factors."""
+Key = tuple[str, float]
+"""Name and factor of a condition."""
 
 
 def summarise(answers: pd.DataFrame, *, reference: str = "random", seed: int = 0) -> pd.DataFrame:
     """Accuracy and mean ``P(answer)`` by benchmark and condition, with intervals.
 
     Args:
-        answers: frames of ``condition_answers``, one below the other.
+        answers: the frame of ``answers_under``.
         reference: the condition that a drop must beat; with several factors, each condition is
-            held against the reference of its own factor (``"random ×2"``).
+            held against the reference of its own factor.
         seed: seed of the bootstrap.
 
     Returns:
-        One row a benchmark and condition: n_neurons, factor, n_questions (question and culture),
-        measure (``"accuracy"`` or ``"alignment"``), accuracy (the measure, in %) and its interval,
-        the standard deviation of the accuracy over draws, probability (0 to 1) and its interval,
-        change (of the measure, in points, against the condition without neurons) and its interval,
-        and p_value, p_layer_matched and p_sets (see the module; NaN where there is no reference).
+        One row per benchmark, condition and factor: n_neurons, factor, n_questions (question and
+        culture), measure (``"accuracy"`` or the benchmark's own), accuracy (the measure, in %) and
+        its interval, the standard deviation of the accuracy over draws, probability (0 to 1) and
+        its interval, change (of the measure, in points, against the condition without neurons) and
+        its interval, and p_value, p_layer_matched and p_sets (see the module; NaN where there is no
+        reference).
 
     Raises:
         InvalidInputError: conditions that answer different questions.
@@ -66,13 +68,29 @@ def summarise(answers: pd.DataFrame, *, reference: str = "random", seed: int = 0
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
 
 
+def condition_labels(table: pd.DataFrame) -> pd.Series:
+    """What each row's condition is called in print: the name, and the factor (``general ×2``) where
+    the name comes with several and this is not the first.
+
+    Example:
+        >>> table = pd.DataFrame({"condition": ["general", "general"], "factor": [0.0, 2.0]})
+        >>> condition_labels(table).tolist()
+        ['general', 'general ×2']
+    """
+    first = table.groupby("condition", sort=False)["factor"].transform("first")
+    return table["condition"].where(
+        table["factor"] == first,
+        table["condition"] + " ×" + table["factor"].map("{:g}".format),
+    )
+
+
 def accuracy_by(
     answers: pd.DataFrame, by: str | Sequence[str] = "culture", *, seed: int = 0
 ) -> pd.DataFrame:
     """Accuracy of each culture, topic, template or any other column.
 
     Args:
-        answers: a frame of ``evaluate`` (or of ``condition_answers``, with ``by`` naming
+        answers: a frame of ``evaluate`` (or of ``answers_under``, with ``by`` naming
             ``"condition"`` too).
         by: the columns to group by.
         seed: seed of the bootstrap.
@@ -110,50 +128,55 @@ def accuracy_by(
 
 def _measured(group: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """The measure of some answers, and the answers with its ``value`` in percent."""
-    if "alignment" in group and group["alignment"].notna().all():
-        return "alignment", group.assign(value=group["alignment"])
+    names = group["measure"].unique() if "measure" in group else ["alignment"]
+    if len(names) == 1 and names[0] in group and group[names[0]].notna().all():
+        return str(names[0]), group.assign(value=group[names[0]])
     return "accuracy", group.assign(value=100.0 * group["correct"])
 
 
 def _summary(group: pd.DataFrame, reference: str, seed: int) -> pd.DataFrame:
     """The summary of one benchmark; every condition sees the same bootstrap draws."""
-    by_condition = {name: group[group["condition"] == name] for name in group["condition"].unique()}
+    keys = list(dict.fromkeys(zip(group["condition"], group["factor"].astype(float), strict=True)))
+    by_condition: dict[Key, pd.DataFrame] = {
+        (name, factor): group[(group["condition"] == name) & (group["factor"] == factor)]
+        for name, factor in keys
+    }
     units = _paired_units(by_condition)
     values = np.concatenate(list(units.values()), axis=1)
     resampled = dict(
         zip(units, np.split(resampled_means(values, seed=seed), len(units), axis=1), strict=True)
     )
-    base = next((name for name, f in by_condition.items() if f["n_neurons"].max() == 0), None)
+    base = next((key for key, f in by_condition.items() if f["n_neurons"].max() == 0), None)
     return pd.DataFrame(
         [
             {
-                "condition": name,
+                "condition": key[0],
                 "n_neurons": int(frame["n_neurons"].max()),
-                "factor": _factor(frame),
-                "n_questions": len(units[name]),
-                **_with_intervals(["accuracy", "probability"], units[name], resampled[name]),
+                "factor": key[1],
+                "n_questions": len(units[key]),
+                **_with_intervals(["accuracy", "probability"], units[key], resampled[key]),
                 "accuracy_sd_of_draws": _by_draw(frame).std(),
-                **_change(units, resampled, name, base),
-                **_p_values(by_condition, resampled, name, reference, base),
+                **_change(units, resampled, key, base),
+                **_p_values(by_condition, resampled, key, reference, base),
             }
-            for name, frame in by_condition.items()
+            for key, frame in by_condition.items()
         ]
     )
 
 
 def _paired_units(
-    by_condition: Mapping[str, pd.DataFrame],
-) -> dict[str, Float[np.ndarray, "unit two"]]:
+    by_condition: Mapping[Key, pd.DataFrame],
+) -> dict[Key, Float[np.ndarray, "unit two"]]:
     """Mean value and ``P(answer)`` of each question and culture under every condition."""
-    means = {name: _unit_means(frame) for name, frame in by_condition.items()}
+    means = {key: _unit_means(frame) for key, frame in by_condition.items()}
     first, *others = means.values()
     if not all(first.index.equals(other.index) for other in others):
-        sizes = ", ".join(f"{name} {len(frame)}" for name, frame in means.items())
+        sizes = ", ".join(f"{name} {len(frame)}" for (name, _), frame in means.items())
         raise InvalidInputError(
             f"The conditions answer different questions (numbers: {sizes}); "
             "evaluate all of them on the same rows."
         )
-    return {name: frame.to_numpy(dtype=float) for name, frame in means.items()}
+    return {key: frame.to_numpy(dtype=float) for key, frame in means.items()}
 
 
 def _unit_means(answers: pd.DataFrame) -> pd.DataFrame:
@@ -166,10 +189,6 @@ def _by_draw(answers: pd.DataFrame) -> pd.Series:
     return answers.groupby("draw")["value"].mean()
 
 
-def _factor(answers: pd.DataFrame) -> float:
-    return float(answers["factor"].iloc[0])
-
-
 def _with_intervals(
     names: Sequence[str],
     values: Float[np.ndarray, "unit measure"],
@@ -177,50 +196,42 @@ def _with_intervals(
 ) -> dict[str, float]:
     """Mean and interval of each measure: NAME, NAME_low, NAME_high."""
     low, high = interval(resampled)
-    found: dict[str, float] = {}
+    measures: dict[str, float] = {}
     for i, name in enumerate(names):
-        found |= {name: values[:, i].mean(), f"{name}_low": low[i], f"{name}_high": high[i]}
-    return found
+        measures |= {name: values[:, i].mean(), f"{name}_low": low[i], f"{name}_high": high[i]}
+    return measures
 
 
 def _change(
-    units: Mapping[str, Any], resampled: Mapping[str, Any], name: str, base: str | None
+    units: Mapping[Key, Any], resampled: Mapping[Key, Any], key: Key, base: Key | None
 ) -> dict[str, float]:
     if base is None:
         return dict.fromkeys(("change", "change_low", "change_high"), float("nan"))
     return _with_intervals(
         ["change"],
-        units[name][:, :1] - units[base][:, :1],
-        resampled[name][:, :1] - resampled[base][:, :1],
+        units[key][:, :1] - units[base][:, :1],
+        resampled[key][:, :1] - resampled[base][:, :1],
     )
 
 
 def _p_values(
-    by_condition: Mapping[str, pd.DataFrame],
-    resampled: Mapping[str, Float[np.ndarray, "draw two"]],
-    name: str,
+    by_condition: Mapping[Key, pd.DataFrame],
+    resampled: Mapping[Key, Float[np.ndarray, "draw two"]],
+    key: Key,
     reference: str,
-    base: str | None,
+    base: Key | None,
 ) -> dict[str, float]:
-    absent: dict[str, float] = dict.fromkeys(("p_value", "p_layer_matched", "p_sets"), float("nan"))
-    if name == base or name.split(BETWEEN)[0] in (reference, LAYER_MATCHED):
-        return absent
-    random = _same_factor(by_condition, reference, name)
-    matched = _same_factor(by_condition, LAYER_MATCHED, name)
-    found = {
-        column: float(p_values_of_drop(resampled[name], resampled[other])[0])
-        for column, other in (("p_value", random), ("p_layer_matched", matched))
-        if other is not None
-    }
-    if random is not None:
-        sets = _by_draw(by_condition[random])
-        as_low = (sets <= _by_draw(by_condition[name]).mean()).sum()
-        found["p_sets"] = float((1 + as_low) / (1 + len(sets)))
-    return absent | found
-
-
-def _same_factor(by_condition: Mapping[str, pd.DataFrame], reference: str, name: str) -> str | None:
-    """The condition called ``reference`` that scales by the same factor as condition ``name``."""
-    factor = _factor(by_condition[name])
-    called = (other for other in by_condition if other.split(BETWEEN)[0] == reference)
-    return next((other for other in called if _factor(by_condition[other]) == factor), None)
+    """The three p-values of a condition, each against the sets that were scaled by its factor."""
+    name, factor = key
+    p_values: dict[str, float] = dict.fromkeys(P_VALUES, float("nan"))
+    if key == base or name in (reference, LAYER_MATCHED):
+        return p_values
+    against = {"p_value": (reference, factor), "p_layer_matched": (LAYER_MATCHED, factor)}
+    for column, other in against.items():
+        if other in by_condition:
+            p_values[column] = float(p_values_of_drop(resampled[key], resampled[other])[0])
+    if (reference, factor) in by_condition:
+        sets = _by_draw(by_condition[reference, factor])
+        n_as_low = (sets <= _by_draw(by_condition[key]).mean()).sum()
+        p_values["p_sets"] = float((1 + n_as_low) / (1 + len(sets)))
+    return p_values

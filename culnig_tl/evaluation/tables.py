@@ -1,4 +1,4 @@
-"""The paper's table out of a tidy one: a row a condition, a column a benchmark.
+"""The paper's table out of a tidy one: one row per condition, one column per benchmark.
 
 A cell is the measure in percent, a star where the drop beats random neurons of the same number
 (p < 0.05, paired bootstrap), and in brackets the change in points. The tidy table itself goes to a
@@ -9,8 +9,21 @@ import pandas as pd
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation.bootstrap import STAR
+from culnig_tl.evaluation.published import published
+from culnig_tl.evaluation.summary import condition_labels
 
-_NEEDED = ("benchmark", "condition", "n_neurons", "measure", "accuracy", "change", "p_value")
+__all__ = ["paper_table", "published", "to_latex", "to_markdown"]
+
+_NEEDED = (
+    "benchmark",
+    "condition",
+    "factor",
+    "n_neurons",
+    "measure",
+    "accuracy",
+    "change",
+    "p_value",
+)
 
 
 def paper_table(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
@@ -21,14 +34,14 @@ def paper_table(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
         digits: decimals of a percentage.
 
     Returns:
-        Columns condition, neurons, then one a benchmark.
+        Columns condition, neurons, then one per benchmark.
 
     Raises:
         InvalidInputError: a frame that is no such table.
 
     Example:
         >>> import culnig_tl as ct
-        >>> wide = paper_table(ct.published("gemma-3-12b-it"))
+        >>> wide = paper_table(ct.tables.published("gemma-3-12b-it"))
         >>> wide[["condition", "neurons", "blend"]].to_numpy().tolist()[1]
         ['general (published)', '8,087', '37.93 (-26.29)']
     """
@@ -37,6 +50,7 @@ def paper_table(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
             f"This frame has no column {', '.join(missing)}; give a table of compare or published."
         )
     rows = []
+    table = table.assign(condition=condition_labels(table))
     for condition, group in table.groupby("condition", sort=False):
         cells = {row["benchmark"]: _cell(row, digits) for row in group.to_dict("records")}
         rows.append(
@@ -50,7 +64,7 @@ def to_markdown(table: pd.DataFrame, *, digits: int = 2) -> str:
 
     Example:
         >>> import culnig_tl as ct
-        >>> print(to_markdown(ct.published("Qwen3-14B")).splitlines()[0][:37])
+        >>> print(to_markdown(ct.tables.published("Qwen3-14B")).splitlines()[0][:37])
         | condition | neurons | blend | cultu
     """
     wide = paper_table(table, digits=digits)
@@ -70,7 +84,7 @@ def to_latex(table: pd.DataFrame, *, digits: int = 2, label: str = "tab:culnig")
 
     Example:
         >>> import culnig_tl as ct
-        >>> print(to_latex(ct.published("Qwen3-14B")).splitlines()[0])
+        >>> print(to_latex(ct.tables.published("Qwen3-14B")).splitlines()[0])
         \\begin{table}
     """
     wide = paper_table(table, digits=digits)
@@ -90,10 +104,9 @@ def _cell(row: dict, digits: int) -> str:
 
 
 def _note(table: pd.DataFrame) -> str:
-    aligned = table.loc[table["measure"] == "alignment", "benchmark"].unique()
-    measure = (
-        f"Accuracy in % (alignment for {', '.join(aligned)})" if len(aligned) else ("Accuracy in %")
-    )
+    others = table.loc[table["measure"] != "accuracy"].groupby("measure")["benchmark"].unique()
+    listed = "; ".join(f"{measure} for {', '.join(names)}" for measure, names in others.items())
+    measure = f"Accuracy in % ({listed})" if listed else "Accuracy in %"
     return (
         f"{measure}; in brackets the change in points. *: p < {STAR:g}, paired bootstrap, against "
         "random neurons of the same number."

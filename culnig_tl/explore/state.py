@@ -1,41 +1,33 @@
-"""What the live inspector knows and does, without any widget."""
+"""The state of the live inspector, without any widget."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-from datasets import Dataset
 
 from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.figures import layer_heatmap
-from culnig_tl.hooks import HookedModel
-from culnig_tl.inspection import NeuronCard, Prompt, inspect_neuron, pages
-from culnig_tl.neurons import NeuronSet, neuron_id, parse_neuron_id
-from culnig_tl.questions import questions
+from culnig_tl.figures import bin_scores, layer_heatmap
+from culnig_tl.hooked_model import HookedModel
+from culnig_tl.html import fragment, with_style
+from culnig_tl.inspection import NeuronCard, Prompt, inspect_neuron
+from culnig_tl.neurons import Neuron, NeuronSet
+from culnig_tl.questions import PreparedQuestions, Rows, prepare, questions
 from culnig_tl.scores import NeuronScores
 
 THIS, MARKED = "this neuron", "marked neurons"
-_BINS = 64
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The scores of one site, for a heatmap: the largest of each bin and whose it is."""
-
-    site: str
-    values: list[list[float]]
-    neurons: list[list[int]]
 
 
 class Explorer:
     """A model, a neuron that is looked at, neurons that are scaled and a prompt that is answered.
 
     Attributes:
-        neuron: name of the neuron that is looked at.
+        rows: the questions that cards are made from, ready for the model.
+        scores: what the heatmap shows.
+        sets: neurons by name that can be scaled together.
+        neuron: the neuron that is looked at.
         target: which neurons are scaled: this one, those marked, or a named set.
         marked: neurons marked by hand.
         factor: what their activations are multiplied by.
@@ -53,70 +45,72 @@ class Explorer:
     def __init__(
         self,
         model: HookedModel,
-        rows: Dataset,
+        rows: Rows,
         *,
         scores: NeuronScores,
         sets: Mapping[str, NeuronSet],
     ) -> None:
-        self.model, self.rows, self.scores = model, rows, scores
+        self.model, self.rows, self.scores = model, prepare(model, rows), scores
         self.sets = dict(sets)
         self.marked = NeuronSet.of({})
         self.target = THIS
         self.factor = 1.0
-        best = scores.to_frame(top=1).iloc[0]
-        self.neuron = neuron_id(best["site"], int(best["layer"]), int(best["neuron"]))
-        self._cards: dict[str, NeuronCard] = {}
-        self.read(rows[0])
+        (self.neuron,) = NeuronSet.of(scores.to_frame(top=1))
+        self._cards: dict[Neuron, NeuronCard] = {}
+        self.read(self.rows.rows[0])
+
+    def __repr__(self) -> str:
+        noun = "neuron" if len(self.marked) == 1 else "neurons"
+        return (
+            f"Explorer of {self.model.cfg.model_name}: looking at {self.neuron}, "
+            f"{len(self.marked)} {noun} marked, factor {self.factor:g}, {len(self.rows)} questions"
+        )
 
     def heatmap(self) -> go.Figure:
         """The scores by layer, as ``figures.layer_heatmap`` draws them."""
-        return layer_heatmap(self.scores, bins=_BINS)
+        return layer_heatmap(self.scores)
 
-    def panels(self) -> list[Panel]:
-        """The cells of the heatmap, each with the neuron that a click on it shows."""
-        panels = []
-        for site in self.scores.sites:
-            total = self.scores.total(site)
-            chunks = total.tensor_split(min(_BINS, total.shape[1]), dim=1)
-            starts = [0]
-            for chunk in chunks:
-                starts.append(starts[-1] + chunk.shape[1])
-            best = [chunk.max(1) for chunk in chunks]
-            panels.append(
-                Panel(
-                    site,
-                    [list(line) for line in zip(*(b[0].tolist() for b in best), strict=True)],
-                    [
-                        [start + place for start, place in zip(starts, line, strict=False)]
-                        for line in zip(*(b[1].tolist() for b in best), strict=True)
-                    ],
-                )
-            )
-        return panels
+    def panels(self) -> list[dict[str, Any]]:
+        """The same heatmap as lists that JSON can hold, one entry per site.
 
-    def look_at(self, neuron: str) -> NeuronCard:
-        """Look at a neuron by its name.
+        Returns:
+            ``site``, ``values`` (layers by bins: the largest score) and ``neurons`` (whose it is).
+        """
+        return [
+            {"site": bins.site, "values": bins.amounts.tolist(), "neurons": bins.neurons.tolist()}
+            for bins in bin_scores(self.scores)
+        ]
+
+    def look_at(self, neuron: Neuron | str) -> NeuronCard:
+        """Look at a neuron, given by value or name; its card is made once.
 
         Raises:
             InvalidInputError: the name has another form, or is that of no neuron of this model.
             UnknownNameError: a site that this model does not have.
+
+        Example:
+            >>> import culnig_tl as ct
+            >>> rows = ct.load_benchmark("atlas", split="test", limit=8)
+            >>> explorer = ct.explore(ct.load_model(), rows, progress=False)
+            >>> card = explorer.look_at("L0.mlp.hook_post.152")
+            >>> print(explorer.neuron)
+            L0.mlp.hook_post.152
         """
-        site, layer, index = parse_neuron_id(neuron)
+        neuron = Neuron.of(neuron)
         if neuron not in self._cards:
+            is_scored = neuron.site in self.scores.sites
             self._cards[neuron] = inspect_neuron(
                 self.model,
                 self.rows,
-                site=site,
-                layer=layer,
-                neuron=index,
-                scores={"these questions": self.scores} if site in self.scores.sites else None,
+                neuron,
+                scores={"these questions": self.scores} if is_scored else None,
                 sites=self.scores.sites,
             )
         self.neuron = neuron
         return self._cards[neuron]
 
     def read(self, prompt: Mapping[str, Any] | str) -> None:
-        """Try a prompt: a row, or plain text.
+        """Ask another prompt: a row, or plain text.
 
         Raises:
             InvalidInputError: no text, or more than the model can read.
@@ -126,8 +120,7 @@ class Explorer:
 
     def mark(self) -> None:
         """Put the neuron that is looked at among the marked ones."""
-        site, layer, neuron = parse_neuron_id(self.neuron)
-        self.marked = self.marked | NeuronSet.of({site: [(layer, neuron)]})
+        self.marked |= NeuronSet.of(self.neuron)
 
     def unmark(self) -> None:
         """Mark nothing."""
@@ -144,20 +137,16 @@ class Explorer:
         Raises:
             UnknownNameError: ``target`` is none of ``targets``.
         """
-        if self.target == THIS:
-            site, layer, neuron = parse_neuron_id(self.neuron)
-            return NeuronSet.of({site: [(layer, neuron)]})
-        if self.target == MARKED:
-            return self.marked
-        if self.target not in self.sets:
+        choices = {THIS: NeuronSet.of(self.neuron), MARKED: self.marked} | self.sets
+        if self.target not in choices:
             raise UnknownNameError(
                 f"There are no neurons named {self.target!r}; choose one of "
                 f"{', '.join(map(repr, self.targets))}."
             )
-        return self.sets[self.target]
+        return choices[self.target]
 
     def answers(self) -> pd.DataFrame:
-        """Columns answer, probability (as the model is), scaled, right."""
+        """Columns answer, probability (as the model is), scaled, right; one row per answer."""
         before = self.prompt.probabilities(self.model)
         after = self.prompt.probabilities(self.model, self.scaled(), factor=self.factor)
         before.insert(2, "scaled", after["probability"])
@@ -165,7 +154,7 @@ class Explorer:
 
     def answers_html(self) -> str:
         """The answers as a piece of HTML."""
-        return pages.fragment(
+        return fragment(
             "answers.html",
             answers=self.answers(),
             target=self.target,
@@ -173,39 +162,42 @@ class Explorer:
             factor=self.factor,
         )
 
-    def still(self) -> str:
-        """What is shown where no widget runs: heatmap, answers and card, as they are now."""
-        said = pages.fragment("static.html") + pages.fragment("panels.html", panels=self.panels())
+    def static_html(self) -> str:
+        """Heatmap, answers and card as they are now, for where no widget runs."""
+        heatmap = fragment("static.html") + fragment("panels.html", panels=self.panels())
         card = self.look_at(self.neuron).fragment()
-        return pages.with_style(said + self.answers_html() + card)
+        return with_style(heatmap + self.answers_html() + card)
+
+    def _repr_html_(self) -> str:
+        return self.static_html()
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        still = {"text/html": self.still(), "text/plain": repr(self)}
+        static = {"text/html": self.static_html(), "text/plain": repr(self)}
         if find_spec("ipywidgets") is None or find_spec("anywidget") is None:
-            return still
-        from culnig_tl.explore.widgets import view
+            return static
+        from culnig_tl.explore.widgets import ExplorerView
 
-        return dict(view(self)._repr_mimebundle_() or {}) | still
+        return dict(ExplorerView(self)._repr_mimebundle_() or {}) | static
 
 
 def explore(
     model: HookedModel,
-    rows: Dataset,
+    rows: Rows,
     *,
     scores: NeuronScores | None = None,
     sets: Mapping[str, NeuronSet] | None = None,
     n_seen: int = 64,
     progress: bool = True,
 ) -> Explorer:
-    """The live inspector of a model.
+    """Open the live inspector of a model; the last expression of a notebook cell shows it.
 
     Args:
         model: a frozen model with named hook points.
-        rows: questions; the first is the prompt to begin with.
+        rows: questions, or prepared ones; the first is the prompt to begin with.
         scores: what the heatmap shows; by default the scores of ``rows``.
         sets: neurons by name that can be scaled together, e.g. ``{"general": general}``.
         n_seen: questions, spread over ``rows``, that cards are made from; more take longer.
-        progress: show a progress bar while scores are made.
+        progress: show a progress bar while questions are scored.
 
     Raises:
         InvalidInputError: rows that cannot be used, or no question for cards.
@@ -216,10 +208,11 @@ def explore(
         >>> explore(ct.load_model(), rows, progress=False).targets
         ('this neuron', 'marked neurons')
     """
-    rows = questions(rows)
     if n_seen < 1:
         raise InvalidInputError(f"n_seen is {n_seen}; give at least 1 question for the cards.")
     if scores is None:
+        rows = prepare(model, rows)
         scores = attribute(model, rows, progress=progress)
+    rows = rows if isinstance(rows, PreparedQuestions) else questions(rows)
     seen = rows.select(range(0, len(rows), -(-len(rows) // n_seen)))
     return Explorer(model, seen, scores=scores, sets=sets or {})

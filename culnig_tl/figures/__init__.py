@@ -7,10 +7,15 @@ for conditions, a scale that only brightens for amounts, red to blue through whi
 always centred on 0). Neurons are binned before plotting: 48 layers of 15,360 neurons stay below
 300 kB of JSON. Layer 0, which reads the input, is the lowest row.
 
-Names are shown as they are written: Plotly's own markup (``<b>``) in them is escaped.
+Names are drawn as they are written: Plotly's own markup (``<b>``) in them is escaped.
+
+A figure of your own is a function that returns a ``go.Figure``; ``figures.style`` gives it this
+look, and ``bin_scores`` the bins of the heatmap.
 """
 
+from culnig_tl.figures import style
 from culnig_tl.figures.bars import comparison_bars
+from culnig_tl.figures.binning import SiteBins, bin_scores
 from culnig_tl.figures.curves import dose_response, threshold_sweep
 from culnig_tl.figures.distribution import score_distribution
 from culnig_tl.figures.heatmap import layer_heatmap
@@ -20,6 +25,8 @@ from culnig_tl.figures.profile import layer_profile
 from culnig_tl.figures.tokens import token_attribution
 
 __all__ = [
+    "SiteBins",
+    "bin_scores",
     "comparison_bars",
     "culture_matrix",
     "dose_response",
@@ -27,6 +34,7 @@ __all__ = [
     "layer_profile",
     "overlap_matrix",
     "score_distribution",
+    "style",
     "threshold_sweep",
     "token_attribution",
 ]

@@ -9,20 +9,20 @@ from typing import Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from culnig_tl.evaluation.bootstrap import STAR
+from culnig_tl.evaluation import STAR, condition_labels
 from culnig_tl.figures.style import (
     LEGEND,
     MEASURES,
     TEXT,
-    all_shown,
     axis,
     check_columns,
-    known,
+    get_measure,
+    label,
+    labels,
     layout,
-    shown,
 )
 
-_CONDITIONS = ("#56B4E9", "#E69F00", "#BDBDBD", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
+_CONDITION_COLOURS = ("#56B4E9", "#E69F00", "#BDBDBD", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
 _INTERVAL = "#707070"
 _BARS_WITH_LEVEL_TEXT = 15
 
@@ -30,12 +30,16 @@ _BARS_WITH_LEVEL_TEXT = 15
 def comparison_bars(
     table: pd.DataFrame, *, value: Literal["accuracy", "probability"] = "accuracy"
 ) -> go.Figure:
-    """Benchmarks as groups, conditions (original, general, random) as bars, 95 % intervals.
+    """Accuracy or probability of every condition on every benchmark, with 95 % intervals.
 
     Args:
         table: the table of ``evaluation.summarise`` or ``compare``; where it has p-values (of
             accuracy), bars of accuracy whose drop beats random neurons get a star.
         value: ``"accuracy"`` (%) or ``"probability"`` (mean ``P(answer)``, 0 to 1).
+
+    Returns:
+        One group of bars per benchmark; one bar per condition (original, general, random) and
+        factor.
 
     Raises:
         InvalidInputError: missing columns, no rows, or another ``value``.
@@ -47,21 +51,26 @@ def comparison_bars(
         >>> comparison_bars(table).data[0].y.tolist()
         [92.0]
     """
-    unit, measure, _, span = MEASURES[known(value, MEASURES)]
-    low, high = f"{value}_low", f"{value}_high"
-    needed = ("benchmark", "condition", "n_neurons", "n_questions", value, low, high)
+    measure = get_measure(value)
+    interval = (f"{value}_low", f"{value}_high")
+    needed = ("benchmark", "condition", "n_neurons", "n_questions", value, *interval)
     check_columns(table, needed, "evaluation.summarise")
-    tested = value == "accuracy" and "p_value" in table
-    p_values = table["p_value"] if tested else pd.Series(float("nan"), index=table.index)
-    figure, starred = go.Figure(), p_values < STAR
-    for i, (condition, rows) in enumerate(table.groupby("condition", sort=False)):
-        p_of_rows = p_values.loc[rows.index]
-        _add_bars(figure, str(condition), rows, value, p_of_rows, i, n_bars=len(table))
-        if starred.loc[rows.index].any():
-            _add_stars(figure, str(condition), rows[starred.loc[rows.index]], high)
-    star = f"; *: p < {STAR:g} against random neurons" if starred.any() else ""
+    if "factor" in table:
+        table = table.assign(condition=condition_labels(table))
+    if value != "accuracy" or "p_value" not in table:
+        table = table.assign(p_value=float("nan"))
+    text_angle = 0 if len(table) <= _BARS_WITH_LEVEL_TEXT else -90
+    figure = go.Figure()
+    for i, (_, rows) in enumerate(table.groupby("condition", sort=False)):
+        colour = _CONDITION_COLOURS[i % len(_CONDITION_COLOURS)]
+        figure.add_trace(_bars(rows, value).update(marker_color=colour, textangle=text_angle))
+        starred = rows[rows["p_value"] < STAR]
+        if not starred.empty:
+            figure.add_trace(_stars(starred, value))
+    any_star = bool((table["p_value"] < STAR).any())
+    star = f"; *: p < {STAR:g} against random neurons" if any_star else ""
     figure.update_layout(
-        layout(f"{measure} by benchmark, with 95 % intervals{star}"),
+        layout(f"{measure.title} by benchmark, with 95 % intervals{star}"),
         height=380,
         barmode="group",
         scattermode="group",
@@ -71,29 +80,19 @@ def comparison_bars(
         legend=LEGEND,
     )
     figure.update_xaxes(axis(None), type="category", showgrid=False)
-    return figure.update_yaxes(axis(unit), range=span, rangemode="tozero")
+    return figure.update_yaxes(axis(measure.unit), range=measure.axis_range, rangemode="tozero")
 
 
-def _add_bars(
-    figure: go.Figure,
-    condition: str,
-    rows: pd.DataFrame,
-    value: str,
-    p_values: pd.Series,
-    index: int,
-    *,
-    n_bars: int,
-) -> None:
-    """The bars of one condition, with their values, intervals and what they say when pointed at."""
-    unit, _, number, _ = MEASURES[value]
+def _bars(rows: pd.DataFrame, value: str) -> go.Bar:
+    """The bars of one condition, with their values, their intervals and a text to point at."""
+    condition, form = str(rows["condition"].iloc[0]), MEASURES[value].number_format
     low, high = f"{value}_low", f"{value}_high"
-    said = ["" if pd.isna(p) else f"<br>p = {p:.2g} against random neurons" for p in p_values]
     numbers = rows[[low, high, "n_neurons", "n_questions"]].to_numpy(float).tolist()
-    figure.add_bar(
-        name=shown(condition),
+    return go.Bar(
+        name=label(condition),
         offsetgroup=condition,
         legendgroup=condition,
-        x=all_shown(rows["benchmark"]),
+        x=labels(rows["benchmark"]),
         y=rows[value].to_numpy(float),
         error_y={
             "array": (rows[high] - rows[value]).to_numpy(float),
@@ -102,25 +101,29 @@ def _add_bars(
             "thickness": 2,
             "width": 4,
         },
-        customdata=[[*line, text] for line, text in zip(numbers, said, strict=True)],
-        marker_color=_CONDITIONS[index % len(_CONDITIONS)],
-        texttemplate=f"%{{y:{number}}}",
+        customdata=[[*row, _p_text(p)] for row, p in zip(numbers, rows["p_value"], strict=True)],
+        texttemplate=f"%{{y:{form}}}",
         textposition="inside",
         insidetextanchor="start",
-        textangle=0 if n_bars <= _BARS_WITH_LEVEL_TEXT else -90,
         hovertemplate=(
-            f"%{{x}}, {shown(condition)} (%{{customdata[2]:.0f}} neurons)<br>{unit}: "
-            f"%{{y:{number}}} [%{{customdata[0]:{number}}}, %{{customdata[1]:{number}}}]<br>"
+            f"%{{x}}, {label(condition)} (%{{customdata[2]:.0f}} neurons)<br>"
+            f"{MEASURES[value].unit}: "
+            f"%{{y:{form}}} [%{{customdata[0]:{form}}}, %{{customdata[1]:{form}}}]<br>"
             "%{customdata[3]:.0f} questions%{customdata[4]}<extra></extra>"
         ),
     )
 
 
-def _add_stars(figure: go.Figure, condition: str, rows: pd.DataFrame, high: str) -> None:
-    """A star above the interval of each of these bars; it comes and goes with them."""
-    figure.add_scatter(
-        x=all_shown(rows["benchmark"]),
-        y=rows[high].to_numpy(float),
+def _p_text(p_value: float) -> str:
+    return "" if pd.isna(p_value) else f"<br>p = {p_value:.2g} against random neurons"
+
+
+def _stars(rows: pd.DataFrame, value: str) -> go.Scatter:
+    """A star above the interval of each bar of a condition; they come and go with the bars."""
+    condition = str(rows["condition"].iloc[0])
+    return go.Scatter(
+        x=labels(rows["benchmark"]),
+        y=rows[f"{value}_high"].to_numpy(float),
         mode="text",
         text="*",
         textposition="top center",

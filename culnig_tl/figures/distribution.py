@@ -2,21 +2,22 @@
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float, Int
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.figures.style import LEGEND, axis, panel_at, panel_grid, shown
-from culnig_tl.neurons import NeuronSet, neuron_id
+from culnig_tl.figures.style import LEGEND, axis, label, panel_grid, panel_position
+from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
 
 _ALL = "#9a9a9a"
 _GIVEN = "#E69F00"
-_TALL = 170
+_PANEL_HEIGHT = 170
 
 
 def score_distribution(
     scores: NeuronScores, *, neurons: NeuronSet | None = None, bins: int = 60
 ) -> go.Figure:
-    """How many neurons have which ``S(D)``, a panel a site, on a logarithmic count.
+    """How many neurons have which ``S(D)``: one histogram per site, counts on a logarithmic axis.
 
     Args:
         scores: scores; ``S(D)`` is in units of probability.
@@ -34,13 +35,13 @@ def score_distribution(
         150
     """
     if bins < 1:
-        raise InvalidInputError(f"bins is {bins}; give the number of bins a site, at least 1.")
+        raise InvalidInputError(f"bins is {bins}; give the number of bins per site, at least 1.")
     if neurons is not None:
         _check_scored(scores, neurons)
-    figure = panel_grid(scores.sites, tall=_TALL, below="S(D)")
+    figure = panel_grid(scores.sites, panel_height=_PANEL_HEIGHT, x_title="S(D)")
     for i, site in enumerate(scores.sites):
-        row, column = panel_at(i)
-        for trace in _site_bars(scores, site, neurons, bins):
+        row, column = panel_position(i)
+        for trace in _site_histograms(scores, site, neurons, bins):
             figure.add_trace(trace.update(showlegend=i == 0), row=row, col=column)
     n_neurons = sum(n_layers * width for n_layers, width in scores.shapes.values())
     figure.update_layout(
@@ -53,39 +54,46 @@ def score_distribution(
     return figure.update_yaxes(axis("neurons"), type="log", dtick=1)
 
 
-def _site_bars(
+def _site_histograms(
     scores: NeuronScores, site: str, neurons: NeuronSet | None, bins: int
 ) -> list[go.Bar]:
     """All neurons of a site by score, and in front of them the given ones."""
     total = scores.total(site).float().cpu().numpy()
     counts, edges = np.histogram(total, bins=bins)
-    drawn = {"all neurons": (counts, _ALL)}
+    histograms = [_histogram("all neurons", counts, edges, _ALL, site)]
     if neurons is not None:
-        given = [total[neuron] for neuron in neurons[site]]
-        drawn["given neurons"] = (np.histogram(given, bins=edges)[0], _GIVEN)
-    return [
-        go.Bar(
-            name=name,
-            legendgroup=name,
-            x=(edges[:-1] + edges[1:]) / 2,
-            y=heights,
-            width=np.diff(edges),
-            marker={"color": colour, "line": {"width": 0}},
-            customdata=np.stack([edges[:-1], edges[1:]], axis=1),
-            hovertemplate=(
-                f"{shown(site)}, {name}<br>S(D) from %{{customdata[0]:.3g}} to "
-                "%{customdata[1]:.3g}: %{y}<extra></extra>"
-            ),
-        )
-        for name, (heights, colour) in drawn.items()
-    ]
+        counts, _ = np.histogram([total[place] for place in neurons[site]], bins=edges)
+        histograms.append(_histogram("given neurons", counts, edges, _GIVEN, site))
+    return histograms
+
+
+def _histogram(
+    name: str,
+    counts: Int[np.ndarray, "bin"],
+    edges: Float[np.ndarray, "edge"],
+    colour: str,
+    site: str,
+) -> go.Bar:
+    return go.Bar(
+        name=name,
+        legendgroup=name,
+        x=(edges[:-1] + edges[1:]) / 2,
+        y=counts,
+        width=np.diff(edges),
+        marker={"color": colour, "line": {"width": 0}},
+        customdata=np.stack([edges[:-1], edges[1:]], axis=1),
+        hovertemplate=(
+            f"{label(site)}, {name}<br>S(D) from %{{customdata[0]:.3g}} to "
+            "%{customdata[1]:.3g}: %{y}<extra></extra>"
+        ),
+    )
 
 
 def _check_scored(scores: NeuronScores, neurons: NeuronSet) -> None:
-    for site, layer, neuron in neurons:
-        n_layers, width = scores.shapes.get(site, (0, 0))
-        if layer >= n_layers or neuron >= width:
+    for neuron in neurons:
+        n_layers, width = scores.shapes.get(neuron.site, (0, 0))
+        if neuron.layer >= n_layers or neuron.index >= width:
             raise InvalidInputError(
-                f"{neuron_id(site, layer, neuron)} was not scored; give neurons of the scored "
+                f"{neuron} was not scored; give neurons of the scored "
                 f"sites, (layers, neurons) {scores.shapes}."
             )

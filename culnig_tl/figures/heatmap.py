@@ -8,30 +8,30 @@ import numpy as np
 import plotly.graph_objects as go
 
 from culnig_tl.errors import InvalidInputError, check_choice
-from culnig_tl.figures import cells
+from culnig_tl.figures import binning
 from culnig_tl.figures.style import (
-    AMOUNT,
+    AMOUNT_COLOURS,
     TEXT,
-    all_shown,
     axis,
     colour_bar,
+    label,
+    labels,
     layout,
-    panel_at,
     panel_grid,
-    shown,
+    panel_position,
 )
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
 
 # Scores have a long tail: colours go by the square root, and the colour bar shows that they do.
-_FEW_LARGE = [[(i / (len(AMOUNT) - 1)) ** 2, colour] for i, colour in enumerate(AMOUNT)]
+_SQUARE_ROOT = [[(i / (len(AMOUNT_COLOURS) - 1)) ** 2, c] for i, c in enumerate(AMOUNT_COLOURS)]
 
 
 def layer_heatmap(
     data: NeuronSet | NeuronScores | Mapping[str, NeuronSet],
     *,
     by: Literal["neuron", "module", "culture"] = "neuron",
-    bins: int = 64,
+    bins: int = binning.DEFAULT_BINS,
 ) -> go.Figure:
     """Where neurons are, or how they score: layers by neurons, by modules or by cultures.
 
@@ -39,10 +39,10 @@ def layer_heatmap(
         data: a set, or sets by culture (colour: number of selected neurons, blank where there are
             none), or scores (colour: the largest ``S(D)``, by culture ``S_c(D)``, in units of
             probability).
-        by: ``"neuron"``: a panel a site, its neurons in bins of neighbours. ``"module"``: a column
-            a site. ``"culture"``: a column a culture, all sites together; takes scores or sets by
-            culture.
-        bins: most bins a layer; a site with fewer neurons gets a bin for each.
+        by: ``"neuron"``: one panel per site, its neurons in bins of neighbours. ``"module"``: one
+            column per site. ``"culture"``: one column per culture, all sites together; takes scores
+            or sets by culture.
+        bins: most bins per layer; a site with fewer neurons gets one bin for each.
 
     Returns:
         A panel or column for every site that the set was chosen from, or that was scored. A set
@@ -60,35 +60,36 @@ def layer_heatmap(
     """
     check_choice("by", by, ("neuron", "module", "culture"))
     if bins < 1:
-        raise InvalidInputError(f"bins is {bins}; give the number of bins a layer, at least 1.")
+        raise InvalidInputError(f"bins is {bins}; give the number of bins per layer, at least 1.")
     if isinstance(data, NeuronScores):
-        return _of_scores(data, by, bins)
+        return _score_heatmap(data, by, bins)
     _check_sets(data, by)
-    return _of_sets(data, by, bins)
+    return _set_heatmap(data, by, bins)
 
 
-def _of_scores(scores: NeuronScores, by: str, bins: int) -> go.Figure:
+def _score_heatmap(scores: NeuronScores, by: str, bins: int) -> go.Figure:
     value = "S<sub>c</sub>(D)" if by == "culture" else "S(D)"
     hover = f"largest {value} %{{z:.3g}}: neuron %{{customdata}}"
     if by == "neuron":
-        figure = _panel_figure(cells.score_panels(scores, bins), hover)
+        figure = _panel_figure(binning.bin_scores(scores, bins), hover)
+    elif by == "module":
+        figure = _grid_figure(binning.scores_by_module(scores), by, hover)
     else:
-        made = cells.scores_by_module if by == "module" else cells.scores_by_culture
-        figure = _grid_figure(made(scores), by, hover)
+        figure = _grid_figure(binning.scores_by_culture(scores), by, hover)
     least, most = _extremes(figure)
     colours = _amount_axis(least, most, f"largest {value} in the cell", exponentformat="power")
-    colours["colorscale"] = _FEW_LARGE
+    colours["colorscale"] = _SQUARE_ROOT
     return figure.update_layout(title_text=_score_title(scores, by), coloraxis=colours)
 
 
-def _of_sets(data: NeuronSet | Mapping[str, NeuronSet], by: str, bins: int) -> go.Figure:
+def _set_heatmap(data: NeuronSet | Mapping[str, NeuronSet], by: str, bins: int) -> go.Figure:
     hover = "%{z} selected: %{customdata}"
     if isinstance(data, Mapping):
-        figure = _grid_figure(cells.sets_by_culture(data), by, hover)
+        figure = _grid_figure(binning.neurons_by_culture(data), by, hover)
     elif by == "module":
-        figure = _grid_figure(cells.set_by_module(data), by, hover)
+        figure = _grid_figure(binning.neurons_by_module(data), by, hover)
     else:
-        figure = _panel_figure(cells.set_panels(data, bins), hover)
+        figure = _panel_figure(binning.bin_neurons(data, bins), hover)
     most = max(2.0, _extremes(figure)[1])
     colours = _amount_axis(1.0, most, "selected neurons", dtick=math.ceil((most - 1) / 6))
     return figure.update_layout(title_text=_set_title(data), coloraxis=colours)
@@ -96,9 +97,9 @@ def _of_sets(data: NeuronSet | Mapping[str, NeuronSet], by: str, bins: int) -> g
 
 def _check_sets(data: NeuronSet | Mapping[str, NeuronSet], by: str) -> None:
     if isinstance(data, Mapping) != (by == "culture"):
-        given = f"{len(data)} sets" if isinstance(data, Mapping) else "one set"
+        data_text = f"{len(data)} sets" if isinstance(data, Mapping) else "one set"
         raise InvalidInputError(
-            f"by is {by!r}, and the data are {given}; give sets by culture (or scores) with "
+            f"by is {by!r}, and the data are {data_text}; give sets by culture (or scores) with "
             "by='culture', and one set with the others."
         )
     if not any(map(len, data.values() if isinstance(data, Mapping) else [data])):
@@ -115,7 +116,7 @@ def _set_title(data: NeuronSet | Mapping[str, NeuronSet]) -> str:
     kind = data.source.get("kind", "")
     culture = f" of {data.source['culture']}" if "culture" in data.source else ""
     noun = "neuron" if len(data) == 1 else "neurons"
-    return shown(" ".join(f"{len(data):,} {kind} {noun}{culture} by layer".split()))
+    return label(" ".join(f"{len(data):,} {kind} {noun}{culture} by layer".split()))
 
 
 def _score_title(scores: NeuronScores, by: str) -> str:
@@ -126,43 +127,44 @@ def _score_title(scores: NeuronScores, by: str) -> str:
     return f"Scores of {n_neurons:,} neurons by layer, {summed}"
 
 
-def _panel_figure(panels: Sequence[cells.Panel], hover: str) -> go.Figure:
+def _panel_figure(panels: Sequence[binning.SiteBins], hover: str) -> go.Figure:
     n_layers = max(len(panel.amounts) for panel in panels)
-    figure = panel_grid([panel.site for panel in panels], tall=_tall(n_layers), below="neuron")
+    sites = [panel.site for panel in panels]
+    figure = panel_grid(sites, panel_height=_plot_height(n_layers), x_title="neuron")
     figure.update_xaxes(type="linear", showgrid=False, zeroline=False, nticks=6)
     figure.update_yaxes(_layer_axis(n_layers))
     for i, panel in enumerate(panels):
-        row, column = panel_at(i)
+        row, column = panel_position(i)
         figure.add_trace(_panel_trace(panel, hover), row=row, col=column)
         figure.update_xaxes(range=[0, int(panel.edges[-1])], row=row, col=column)
         figure.update_yaxes(range=[-0.5, len(panel.amounts) - 0.5], row=row, col=column)
     return figure
 
 
-def _panel_trace(panel: cells.Panel, hover: str) -> go.Heatmap | go.Scatter:
+def _panel_trace(panel: binning.SiteBins, hover: str) -> go.Heatmap | go.Scatter:
     if np.isnan(panel.amounts).all():  # plotly.js fails on a heatmap without values
         middle = {"x": [panel.edges[-1] / 2], "y": [(len(panel.amounts) - 1) / 2]}
-        words = {"text": ["none selected"], "textfont_color": TEXT, "hoverinfo": "skip"}
-        return go.Scatter(name=panel.site, mode="text", showlegend=False, **middle, **words)
+        text = {"text": ["none selected"], "textfont_color": TEXT, "hoverinfo": "skip"}
+        return go.Scatter(name=panel.site, mode="text", showlegend=False, **middle, **text)
     return go.Heatmap(
         name=panel.site,
         x=panel.edges,
         z=panel.amounts,
-        customdata=panel.hover,
+        customdata=panel.neurons,
         coloraxis="coloraxis",
         hoverongaps=False,
-        hovertemplate=f"{shown(panel.site)}, layer %{{y}}<br>{hover}<extra></extra>",
+        hovertemplate=f"{label(panel.site)}, layer %{{y}}<br>{hover}<extra></extra>",
     )
 
 
-def _grid_figure(grid: cells.Grid, by: str, hover: str) -> go.Figure:
+def _grid_figure(grid: binning.LayerGrid, by: str, hover: str) -> go.Figure:
     n_layers = len(grid.amounts)
     figure = go.Figure(
         go.Heatmap(
             name=by,
-            x=all_shown(grid.columns),
+            x=labels(grid.columns),
             z=grid.amounts,
-            customdata=grid.hover,
+            customdata=grid.neurons,
             coloraxis="coloraxis",
             xgap=1,
             ygap=1,
@@ -170,12 +172,12 @@ def _grid_figure(grid: cells.Grid, by: str, hover: str) -> go.Figure:
             hovertemplate=f"%{{x}}, layer %{{y}}<br>{hover}<extra></extra>",
         )
     )
-    figure.update_layout(layout(""), height=max(_tall(n_layers), 190) + 150)
+    figure.update_layout(layout(""), height=max(_plot_height(n_layers), 190) + 150)
     figure.update_xaxes(axis(None), type="category", showgrid=False)
     return figure.update_yaxes(_layer_axis(n_layers), range=[-0.5, n_layers - 0.5])
 
 
-def _tall(n_layers: int) -> int:
+def _plot_height(n_layers: int) -> int:
     return min(max(110, 14 * n_layers), 330)
 
 
@@ -186,14 +188,14 @@ def _layer_axis(n_layers: int) -> dict[str, Any]:
 
 def _extremes(figure: go.Figure) -> tuple[float, float]:
     """The least and the largest value of all panels."""
-    drawn = cast("list[Any]", list(figure.select_traces({"type": "heatmap"})))
-    values = np.concatenate([np.ravel(trace.z) for trace in drawn])
+    traces = cast("list[Any]", list(figure.select_traces({"type": "heatmap"})))
+    values = np.concatenate([np.ravel(trace.z) for trace in traces])
     return float(np.nanmin(values)), float(np.nanmax(values))
 
 
 def _amount_axis(least: float, most: float, unit: str, **ticks: Any) -> dict[str, Any]:
     return {
-        "colorscale": list(AMOUNT),
+        "colorscale": list(AMOUNT_COLOURS),
         "cmin": least,
         "cmax": most if most > least else least + 1,
         "colorbar": colour_bar(unit) | ticks,

@@ -1,6 +1,6 @@
 """Cultures by cultures."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
@@ -8,19 +8,28 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from culnig_tl.atlas.facts import KIN
+from culnig_tl.cultures import KIN
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.figures.style import all_shown, axis, check_columns, colour_bar, known, layout
+from culnig_tl.figures.style import (
+    Measure,
+    axis,
+    check_columns,
+    colour_bar,
+    get_measure,
+    labels,
+    layout,
+)
 
 _EFFECTS = ("change", "probability_change", "n_neurons", "n_prompts")
 _CHANGES = {
-    "change": ("accuracy change, points", "Accuracy", ".0f", 1.0),
-    "probability_change": ("mean P(answer) change", "Mean P(answer)", ".2f", 0.01),
+    "change": Measure("accuracy change, points", "Accuracy", ".0f"),
+    "probability_change": Measure("mean P(answer) change", "Mean P(answer)", ".2f"),
 }
-_VALUES_SHOWN_UP_TO = 20
-_OWN = {"color": "#E69F00", "width": 2.5}
-_KIN = {"color": "#7a7a7a", "width": 1.5}
-_TESTED = "culture tested (orange: the masked one itself; grey: its kin)"
+_LEAST_LIMIT = {"change": 1.0, "probability_change": 0.01}
+_CULTURES_WITH_VALUES = 20
+_OWN_LINE = {"color": "#E69F00", "width": 2.5}
+_KIN_LINE = {"color": "#7a7a7a", "width": 1.5}
+_X_TITLE = "culture tested (orange: the masked one itself; grey: its kin)"
 
 
 def culture_matrix(
@@ -32,11 +41,11 @@ def culture_matrix(
     """What masking each culture's neurons does to every culture.
 
     Args:
-        effects: the frame of ``evaluation.culture_effects``, one row a pair of cultures.
+        effects: the frame of ``evaluation.culture_effects``, one row per pair of cultures.
         value: ``"change"`` (accuracy, points) or ``"probability_change"`` (mean ``P(answer)``,
             -1 to 1).
-        kin: groups of cultures that belong together; by default those of the embedded model, which
-            are pairs of BLEnD's cultures.
+        kin: groups of cultures that belong together; by default pairs of BLEnD's cultures, those
+            that the embedded model knows.
 
     Returns:
         Masked cultures as rows, tested cultures as columns, in the order of ``tested`` but with kin
@@ -52,49 +61,22 @@ def culture_matrix(
         >>> culture_matrix(effects).data[0].z.tolist()
         [[-25.0]]
     """
-    unit, measure, number, least = _CHANGES[known(value, _CHANGES)]
+    measure = get_measure(value, _CHANGES)
     check_columns(effects, ("masked", "tested", *_EFFECTS), "evaluation.culture_effects")
     _check_pairs(effects)
     groups = [set(group) for group in kin]
     tested = _kin_together(effects["tested"].unique(), groups)
     masked = sorted(effects["masked"].unique(), key=lambda culture: _place(culture, tested))
-    fields = _fields(effects, masked, tested)
-    cells = fields[..., _EFFECTS.index(value)]
-    limit = max(np.nanmax(np.abs(cells), initial=0.0), least)
-    legible = limit > least and len(tested) <= _VALUES_SHOWN_UP_TO
-    figure = go.Figure(
-        go.Heatmap(
-            x=all_shown(tested),
-            y=all_shown(masked),
-            z=cells,
-            customdata=fields.tolist(),
-            colorscale="RdBu",
-            zmin=-limit,
-            zmax=limit,
-            zmid=0,
-            xgap=1,
-            ygap=1,
-            hoverongaps=False,
-            texttemplate=f"%{{z:{number}}}" if legible else None,
-            hovertemplate=(
-                "masked: %{y} (%{customdata[2]:.0f} neurons)<br>"
-                "tested: %{x} (%{customdata[3]:.0f} prompts)<br>"
-                "accuracy %{customdata[0]:+.1f} points<br>"
-                "mean P(answer) %{customdata[1]:+.4f}<extra></extra>"
-            ),
-            colorbar=colour_bar(unit),
-        )
-    )
+    figure = go.Figure(_heatmap(effects, masked, tested, value))
     figure.update_layout(
-        layout(f"{measure}: what masking a culture's neurons does to each culture"),
+        layout(f"{measure.title}: what masking a culture's neurons does to each culture"),
         height=170 + 27 * max(len(masked), 7),
         shapes=[
-            outline
-            for group, line in [*((kin, _KIN) for kin in groups), *(({c}, _OWN) for c in masked)]
-            for outline in _outline(tested, masked, group, line)
+            *_outlines(tested, masked, groups, _KIN_LINE),
+            *_outlines(tested, masked, [{culture} for culture in masked], _OWN_LINE),
         ],
     )
-    figure.update_xaxes(axis(_TESTED), type="category", tickangle=-40, showgrid=False)
+    figure.update_xaxes(axis(_X_TITLE), type="category", tickangle=-40, showgrid=False)
     return figure.update_yaxes(
         axis("culture masked"), type="category", autorange="reversed", showgrid=False
     )
@@ -106,8 +88,39 @@ def _check_pairs(effects: pd.DataFrame) -> None:
         masked, tested = twice.iloc[0][["masked", "tested"]]
         raise InvalidInputError(
             f"The effect of masking {masked!r} on {tested!r} is given more than once; give one row "
-            "a pair of cultures."
+            "per pair of cultures."
         )
+
+
+def _heatmap(
+    effects: pd.DataFrame, masked: Sequence[str], tested: Sequence[str], value: str
+) -> go.Heatmap:
+    """The coloured cells; a value is written into each where there is room and a change."""
+    fields = _fields(effects, masked, tested)
+    changes = fields[..., _EFFECTS.index(value)]
+    limit = max(np.nanmax(np.abs(changes), initial=0.0), _LEAST_LIMIT[value])
+    has_values = limit > _LEAST_LIMIT[value] and len(tested) <= _CULTURES_WITH_VALUES
+    return go.Heatmap(
+        x=labels(tested),
+        y=labels(masked),
+        z=changes,
+        customdata=fields.tolist(),
+        colorscale="RdBu",
+        zmin=-limit,
+        zmax=limit,
+        zmid=0,
+        xgap=1,
+        ygap=1,
+        hoverongaps=False,
+        texttemplate=f"%{{z:{_CHANGES[value].number_format}}}" if has_values else None,
+        hovertemplate=(
+            "masked: %{y} (%{customdata[2]:.0f} neurons)<br>"
+            "tested: %{x} (%{customdata[3]:.0f} prompts)<br>"
+            "accuracy %{customdata[0]:+.1f} points<br>"
+            "mean P(answer) %{customdata[1]:+.4f}<extra></extra>"
+        ),
+        colorbar=colour_bar(_CHANGES[value].unit),
+    )
 
 
 def _fields(
@@ -133,17 +146,20 @@ def _kin_together(cultures: Iterable[str], kin: Sequence[Set[str]]) -> list[str]
     return list(ordered)
 
 
-def _outline(
-    tested: Sequence[str], masked: Sequence[str], group: Set[str], line: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """A frame around the cells of a group's cultures among themselves, if there are any."""
-    columns = [i for i, culture in enumerate(tested) if culture in group]
-    rows = [i for i, culture in enumerate(masked) if culture in group]
-    if not columns or not rows:
-        return []
-    corners = {"x0": min(columns) - 0.5, "x1": max(columns) + 0.5}
-    corners |= {"y0": min(rows) - 0.5, "y1": max(rows) + 0.5}
-    return [{"type": "rect", **corners, "line": dict(line)}]
+def _outlines(
+    tested: Sequence[str],
+    masked: Sequence[str],
+    groups: Iterable[Set[str]],
+    line: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """A frame around the cells of each group's cultures among themselves, if there are any."""
+    for group in groups:
+        columns = [i for i, culture in enumerate(tested) if culture in group]
+        rows = [i for i, culture in enumerate(masked) if culture in group]
+        if columns and rows:
+            corners = {"x0": min(columns) - 0.5, "x1": max(columns) + 0.5}
+            corners |= {"y0": min(rows) - 0.5, "y1": max(rows) + 0.5}
+            yield {"type": "rect", **corners, "line": dict(line)}
 
 
 def _place(culture: str, order: Sequence[str]) -> int:

@@ -7,16 +7,16 @@ import numpy as np
 import plotly.graph_objects as go
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.figures.style import AMOUNT, all_shown, axis, colour_bar, layout
+from culnig_tl.figures.style import AMOUNT_COLOURS, axis, colour_bar, labels, layout
 from culnig_tl.neurons import NeuronSet
 
-_VALUES_SHOWN_UP_TO = 20
-_LEAST = 0.01
-_NOTHING = "rgba(132,88,204,0.12)"
+_SETS_WITH_VALUES = 20
+_LEAST_LIMIT = 0.01
+_DISJOINT = "rgba(132,88,204,0.12)"
 
 
 def overlap_matrix(sets: Mapping[str, NeuronSet]) -> go.Figure:
-    """The Jaccard index of every two sets: shared neurons over all neurons of the two.
+    """How many neurons every two sets share: the Jaccard index, shared over all neurons of the two.
 
     Args:
         sets: sets by name, drawn in their order.
@@ -38,34 +38,36 @@ def overlap_matrix(sets: Mapping[str, NeuronSet]) -> go.Figure:
         raise InvalidInputError(
             f"There is nothing to compare with {len(sets)} set; give at least two sets by name."
         )
+    figure = go.Figure(_heatmap(sets))
+    figure.update_layout(layout("Neurons that sets share"), height=170 + 27 * max(len(sets), 7))
+    figure.update_xaxes(axis(None), type="category", tickangle=-40, showgrid=False)
+    return figure.update_yaxes(axis(None), type="category", autorange="reversed", showgrid=False)
+
+
+def _heatmap(sets: Mapping[str, NeuronSet]) -> go.Heatmap:
+    """The coloured cells, the number of shared neurons and the sizes of both sets behind them."""
     members = [set(neurons) for neurons in sets.values()]
     pairs = product(sets.values(), repeat=2)
     jaccard = np.array([one.jaccard(other) for one, other in pairs]).reshape(len(sets), len(sets))
     np.fill_diagonal(jaccard, np.nan)
-    shared = [[len(one & other) for other in members] for one in members]
-    sizes = [[[len(one), len(other)] for other in members] for one in members]
-    names = all_shown(sets)
-    figure = go.Figure(
-        go.Heatmap(
-            x=names,
-            y=names,
-            z=jaccard,
-            customdata=np.dstack([np.array(shared)[..., None], sizes]).tolist(),
-            text=[[f"{value:.2f}" if value > 0 else "" for value in row] for row in jaccard],
-            colorscale=[_NOTHING, *AMOUNT],
-            zmin=0,
-            zmax=max(float(np.nanmax(jaccard)), _LEAST),
-            xgap=1,
-            ygap=1,
-            hoverongaps=False,
-            texttemplate="%{text}" if len(sets) <= _VALUES_SHOWN_UP_TO else None,
-            hovertemplate=(
-                "%{y} (%{customdata[1]} neurons)<br>%{x} (%{customdata[2]} neurons)<br>"
-                "%{customdata[0]} shared, Jaccard %{z:.3f}<extra></extra>"
-            ),
-            colorbar=colour_bar("Jaccard index"),
-        )
+    counts = [[[len(a & b), len(a), len(b)] for b in members] for a in members]
+    names = labels(sets)
+    return go.Heatmap(
+        x=names,
+        y=names,
+        z=jaccard,
+        customdata=counts,
+        text=[[f"{value:.2f}" if value > 0 else "" for value in row] for row in jaccard],
+        colorscale=[_DISJOINT, *AMOUNT_COLOURS],
+        zmin=0,
+        zmax=max(float(np.nanmax(jaccard)), _LEAST_LIMIT),
+        xgap=1,
+        ygap=1,
+        hoverongaps=False,
+        texttemplate="%{text}" if len(sets) <= _SETS_WITH_VALUES else None,
+        hovertemplate=(
+            "%{y} (%{customdata[1]} neurons)<br>%{x} (%{customdata[2]} neurons)<br>"
+            "%{customdata[0]} shared, Jaccard %{z:.3f}<extra></extra>"
+        ),
+        colorbar=colour_bar("Jaccard index"),
     )
-    figure.update_layout(layout("Neurons that sets share"), height=170 + 27 * max(len(sets), 7))
-    figure.update_xaxes(axis(None), type="category", tickangle=-40, showgrid=False)
-    return figure.update_yaxes(axis(None), type="category", autorange="reversed", showgrid=False)

@@ -8,24 +8,24 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.figures.style import LEGEND, axis, layout, line_colour, shown
+from culnig_tl.figures.style import LEGEND, axis, label, layout, line_colour
 from culnig_tl.neurons import NeuronSet
 
 _DRAWS = 2000
-_RANDOM = "rgba(128,128,128,0.3)"
+_BAND_COLOUR = "rgba(128,128,128,0.3)"
 
 
 def layer_profile(sets: NeuronSet | Mapping[str, NeuronSet], *, seed: int = 0) -> go.Figure:
-    """The share of each set's neurons that lies in each layer; several sets overlaid.
+    """In which layers the neurons of a set lie, as shares; several sets are overlaid.
 
     Args:
         sets: a set, or sets by name.
         seed: seed of the random sets behind the band.
 
     Returns:
-        A line a set, in % of its neurons. The band is where 95 % of random sets of the first set's
-        size lie, layer by layer, when drawn from the sites it was chosen from; a set made by hand
-        knows no shapes and has no band.
+        One line per set, in % of its neurons. The band is where 95 % of random sets of the first
+        set's size lie, layer by layer, when drawn from the sites it was chosen from; a set made by
+        hand knows no shapes and has no band.
 
     Raises:
         InvalidInputError: no sets, or one without neurons.
@@ -46,38 +46,42 @@ def layer_profile(sets: NeuronSet | Mapping[str, NeuronSet], *, seed: int = 0) -
     figure = go.Figure()
     first, *_ = named.values()
     if first.shapes:
-        _add_band(figure, first, seed)
+        figure.add_trace(_band(first, seed))
     for i, (name, neurons) in enumerate(named.items()):
-        counts = neurons.per_layer().sum(axis=1)
-        figure.add_scatter(
-            name=shown(f"{name} ({len(neurons):,})"),
-            x=counts.index.to_numpy(),
-            y=100 * counts.to_numpy(float) / len(neurons),
-            customdata=counts.to_numpy(int),
-            mode="lines+markers",
-            line={"color": line_colour(i), "width": 2},
-            marker={"size": 6},
-            hovertemplate=(
-                f"{shown(name)}, layer %{{x}}<br>%{{customdata}} of {len(neurons):,} neurons "
-                "(%{y:.1f} %)<extra></extra>"
-            ),
-        )
+        figure.add_trace(_share_line(name, neurons, line_colour(i)))
     figure.update_layout(layout("Selected neurons by depth"), height=340, legend=LEGEND)
     figure.update_xaxes(axis("layer"), tick0=0, dtick=math.ceil(n_layers / 12), zeroline=False)
     return figure.update_yaxes(axis("share of the set, %"), rangemode="tozero")
 
 
-def _add_band(figure: go.Figure, neurons: NeuronSet, seed: int) -> None:
+def _share_line(name: str, neurons: NeuronSet, colour: str) -> go.Scatter:
+    counts = neurons.per_layer().sum(axis=1)
+    return go.Scatter(
+        name=label(f"{name} ({len(neurons):,})"),
+        x=counts.index.to_numpy(),
+        y=100 * counts.to_numpy(float) / len(neurons),
+        customdata=counts.to_numpy(int),
+        mode="lines+markers",
+        line={"color": colour, "width": 2},
+        marker={"size": 6},
+        hovertemplate=(
+            f"{label(name)}, layer %{{x}}<br>%{{customdata}} of {len(neurons):,} neurons "
+            "(%{y:.1f} %)<extra></extra>"
+        ),
+    )
+
+
+def _band(neurons: NeuronSet, seed: int) -> go.Scatter:
     low, high = _random_shares(neurons, seed)
     layers = np.arange(len(low))
-    figure.add_scatter(
+    return go.Scatter(
         name=f"random, 95 % of sets of {len(neurons):,}",
         x=np.concatenate([layers, layers[::-1]]),
         y=np.concatenate([high, low[::-1]]),
         mode="lines",
         line={"width": 0},
         fill="toself",
-        fillcolor=_RANDOM,
+        fillcolor=_BAND_COLOUR,
         hoverinfo="skip",
     )
 

@@ -1,11 +1,11 @@
 """What a neuron writes: the tokens that its output direction promotes and demotes.
 
-A neuron's *output direction* ``d`` is what one unit of its activation adds to the residual stream:
-``W_out[n]`` at ``mlp.hook_post``; at ``attn.hook_v`` the sum of ``W_O`` over the heads that read
-the value (several under grouped-query attention), which is what is added where all of them attend
-to that position only. At ``mlp.hook_pre`` and ``mlp.hook_pre_linear`` it is ``W_out[n]`` too, but
-how far and with which sign depends on the other one. Queries and keys steer attention and write
-nothing themselves.
+A neuron's *output direction* ``d`` is what one unit of its activation adds to the residual stream;
+its site knows it (``Site.output_direction``). At ``mlp.hook_post`` it is ``W_out[n]``; at
+``attn.hook_v`` the sum of ``W_O`` over the heads that read the value (several under grouped-query
+attention), which is what is added where all of them attend to that position only. At
+``mlp.hook_pre`` and ``mlp.hook_pre_linear`` it is ``W_out[n]`` too, but how far and with which sign
+depends on the other one. Queries and keys steer attention and write nothing themselves.
 
     effect on logits = (d * w) @ W_U
 
@@ -21,39 +21,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.hooks import HookedModel, site_shape
+from culnig_tl.hooked_model import HookedModel
+from culnig_tl.neurons import Neuron
+from culnig_tl.sites import site_named
 
-_MLP_NOTES = {
-    "mlp.hook_post": "W_out of this neuron.",
-    "mlp.hook_pre": "W_out of this neuron; its activation function and up-projection set the size.",
-    "mlp.hook_pre_linear": "W_out of this neuron; its gate sets sign and size.",
-}
-_STEERING = {
-    "attn.hook_q": "a query steers where its head attends",
-    "attn.hook_k": "a key steers which positions are attended to",
-}
+_NORM_AFTER = {"mlp": "ln2_post", "attention": "ln1_post"}
 
 
 def output_direction(
-    model: HookedModel, *, site: str, layer: int, neuron: int
+    model: HookedModel, neuron: Neuron | str
 ) -> tuple[Float[Tensor, "d_model"] | None, str]:
     """The output direction, and a sentence on what it is (or why there is none).
 
+    Raises:
+        UnknownNameError: a site that nobody knows.
+
     Example:
         >>> import culnig_tl as ct
-        >>> output_direction(ct.load_model(), site="attn.hook_q", layer=0, neuron=5)
+        >>> output_direction(ct.load_model(), "L0.attn.hook_q.5")
         (None, 'No direct output direction: a query steers where its head attends.')
     """
-    if site in _STEERING:
-        return None, f"No direct output direction: {_STEERING[site]}."
-    block: Any = model.blocks[layer]  # pyright: ignore[reportAttributeAccessIssue]
-    if site in _MLP_NOTES:
-        return block.mlp.W_out[neuron], _MLP_NOTES[site]
-    head, index = divmod(neuron, model.cfg.d_head)
-    shared = model.cfg.n_heads * model.cfg.d_head // site_shape(model, site)[1]
-    heads = range(head * shared, (head + 1) * shared)
-    named = f"head {heads[0]}" if shared == 1 else f"heads {heads[0]} to {heads[-1]}, summed"
-    return block.attn.W_O[heads.start : heads.stop, index].sum(0), f"W_O of {named}."
+    site, layer, index = Neuron.of(neuron)
+    return site_named(site).output_direction(model, layer, index)
 
 
 def logit_effects(
@@ -61,16 +50,21 @@ def logit_effects(
 ) -> Float[Tensor, "vocab"]:
     """Effect of one unit along ``direction`` on each logit, as stated above, in float32.
 
+    Args:
+        model: a model with named hook points.
+        direction: what is added to the residual stream.
+        site, layer: where it is written, as far as a norm follows there.
+
     Example:
         >>> import culnig_tl as ct
         >>> model = ct.load_model()
-        >>> where = {"site": "mlp.hook_post", "layer": 3}
-        >>> direction, _ = output_direction(model, neuron=17, **where)
-        >>> logit_effects(model, direction, **where).shape == (model.cfg.d_vocab,)
+        >>> direction, _ = output_direction(model, "L3.mlp.hook_post.17")
+        >>> effects = logit_effects(model, direction, site="mlp.hook_post", layer=3)
+        >>> effects.shape == (model.cfg.d_vocab,)
         True
     """
     parts: Any = model
-    post_norm = getattr(parts.blocks[layer], "ln2_post" if "mlp" in site else "ln1_post", None)
+    post_norm = getattr(parts.blocks[layer], _NORM_AFTER[site_named(site).pool], None)
     for norm in filter(None, (post_norm, parts.ln_final)):
         direction = _through_norm(model, norm, direction)
     origin = torch.zeros_like(direction)

@@ -23,15 +23,14 @@ from torch import Tensor
 
 from culnig_tl.attribution import answer_probability, gradient_x_activation
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooks import DEFAULT_SITES, HookedModel, hook_name, last_logits, scaled_neurons
-from culnig_tl.inspection import pages
-from culnig_tl.inspection.tokens import ColouredTokens, token_texts
-from culnig_tl.neurons import NeuronSet, by_site, neuron_id
-from culnig_tl.questions import Batch, batches, for_model, label_tokens, questions
-from culnig_tl.questions.rendering import encode, text_of
+from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooks import last_logits, scaled_neurons
+from culnig_tl.html import ColouredTokens, fragment, token_texts, with_style, write_page
+from culnig_tl.neurons import Neuron, NeuronSet
+from culnig_tl.questions import Batch, encode, label_tokens, prepare, text_of
+from culnig_tl.sites import DEFAULT_SITES, hook_name
 
-Located = tuple[str, int, int]
-_LIKELY = 5
+_N_LIKELIEST = 5
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,9 @@ class Prompt:
         """
         if isinstance(row, str):
             return _of_text(model, row)
-        rows = for_model(questions([row]), model)
-        (batch,) = batches(model, rows, token_budget=model.cfg.n_ctx)
-        labels = label_tokens(model.tokenizer, rows[0]["options"])
-        return cls(batch, tuple(labels.items()))
+        prepared = prepare(model, [row], token_budget=model.cfg.n_ctx)
+        labels = label_tokens(model.tokenizer, prepared.adapted[0]["options"])
+        return cls(prepared.batches[0], tuple(labels.items()))
 
     @property
     def ids(self) -> list[int]:
@@ -76,15 +74,14 @@ class Prompt:
         self, model: HookedModel, neurons: NeuronSet | None = None, *, factor: float = 0.0
     ) -> pd.DataFrame:
         """Columns answer, probability, right (the answer that is followed), with neurons scaled."""
-        scaled = neurons or NeuronSet.of({})
-        with torch.no_grad(), scaled_neurons(model, scaled, factor=factor):
-            chances = _chances(model, self.batch)
+        with torch.no_grad(), scaled_neurons(model, neurons or NeuronSet.of([]), factor=factor):
+            probabilities = _next_token_probabilities(model, self.batch)
         right = self.batch.answers.item()
-        found = [(text, chances[token].item(), token == right) for text, token in self.answers]
-        return pd.DataFrame(found, columns=["answer", "probability", "right"])
+        rows = [(text, probabilities[token].item(), token == right) for text, token in self.answers]
+        return pd.DataFrame(rows, columns=["answer", "probability", "right"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PromptView:
     """Which neurons carry one answer; it shows itself in Jupyter.
 
@@ -116,17 +113,23 @@ class PromptView:
     total: ColouredTokens
     tokens: tuple[ColouredTokens, ...]
 
+    def __repr__(self) -> str:
+        return (
+            f"{len(self.neurons)} neurons of {self.model} that carry {self.answer!r}: "
+            f"P {self.probability:.3f}, {self.probability_off:.3f} with all of them off"
+        )
+
     @property
     def limit(self) -> float:
         """The largest absolute attribution of a listed neuron at a token."""
         return max((tokens.limit for tokens in self.tokens), default=0.0)
 
     def fragment(self) -> str:
-        """The view as a piece of HTML, to stand on a page that has ``inspection.STYLE``."""
-        return pages.fragment("prompt.html", view=self)
+        """The view as a piece of HTML, to stand on a page that has ``html.FRAGMENT_STYLE``."""
+        return fragment("prompt.html", view=self)
 
     def _repr_html_(self) -> str:
-        return pages.with_style(self.fragment())
+        return with_style(self.fragment())
 
     def to_html(self, path: str | Path) -> Path:
         """Write the view as a page of its own, whole or not at all; it needs no network.
@@ -134,7 +137,7 @@ class PromptView:
         Raises:
             UnwritableError: the folder cannot be made or written.
         """
-        return pages.write(path, title=f"A prompt to {self.model}", body=self.fragment())
+        return write_page(path, title=f"A prompt to {self.model}", body=self.fragment())
 
 
 def inspect_prompt(
@@ -163,11 +166,10 @@ def inspect_prompt(
         True
     """
     prompt = Prompt.of(model, row)
-    total = gradient_x_activation(model, prompt.batch, sites=sites, pool="sum", weight="none")
-    found = _strongest({site: values[0] for site, values in total.items()}, top)
-    parts = dict(zip(found, _by_token(model, prompt.batch, found), strict=True))
+    neurons = _most_attributed(model, prompt.batch, sites, top)
+    by_token = dict(zip(neurons, _attributions_by_token(model, prompt.batch, neurons), strict=True))
     before = prompt.probabilities(model)
-    off = prompt.probabilities(model, NeuronSet.of(by_site(found)))
+    off = prompt.probabilities(model, NeuronSet.of(neurons))
     texts = token_texts(model.tokenizer, prompt.ids)
     return PromptView(
         model=model.cfg.model_name,
@@ -175,9 +177,9 @@ def inspect_prompt(
         probability=_right(before, "probability"),
         probability_off=_right(off, "probability"),
         answers=before.assign(probability_off=off["probability"]),
-        neurons=_table(model, prompt, parts, texts, _right(before, "probability")),
-        total=_coloured(texts, torch.stack(list(parts.values())).sum(0)),
-        tokens=tuple(_coloured(texts, part) for part in parts.values()),
+        neurons=_table(model, prompt, by_token, texts, _right(before, "probability")),
+        total=_coloured(texts, torch.stack(list(by_token.values())).sum(0)),
+        tokens=tuple(_coloured(texts, attributions) for attributions in by_token.values()),
     )
 
 
@@ -195,44 +197,45 @@ def _of_text(model: HookedModel, text: str) -> Prompt:
     tokens = torch.tensor([ids], device=model.cfg.device)
     batch = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool), tokens[:, -1], ("",), ("",))
     with torch.no_grad():
-        likely = _chances(model, batch).topk(_LIKELY).indices
-    answers = [(model.tokenizer.decode([token]), token) for token in likely.tolist()]
-    return Prompt(replace(batch, answers=likely[:1]), tuple(answers))
+        likeliest = _next_token_probabilities(model, batch).topk(_N_LIKELIEST).indices
+    answers = [(model.tokenizer.decode([token]), token) for token in likeliest.tolist()]
+    return Prompt(replace(batch, answers=likeliest[:1]), tuple(answers))
 
 
-def _chances(model: HookedModel, batch: Batch) -> Float[Tensor, "vocab"]:
+def _next_token_probabilities(model: HookedModel, batch: Batch) -> Float[Tensor, "vocab"]:
     logits = last_logits(model, batch.tokens, batch.mask)[0]
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
 
 
-def _strongest(
-    attributions: Mapping[str, Float[Tensor, "_layer _neuron"]], top: int
-) -> list[Located]:
-    """The neurons with the largest attributions, largest first."""
-    found: list[tuple[float, Located]] = []
-    for site, values in attributions.items():
+def _most_attributed(
+    model: HookedModel, batch: Batch, sites: Sequence[str], top: int
+) -> list[Neuron]:
+    """The neurons with the largest attributions of one prompt, largest first."""
+    sums = gradient_x_activation(model, batch, sites=sites, pool="sum", weight="none")
+    largest: list[tuple[float, Neuron]] = []
+    for site, (values,) in sums.items():
         best = values.flatten().argsort(descending=True, stable=True)[:top].tolist()
         places = [divmod(place, values.shape[1]) for place in best]
-        found += [(values[place].item(), (site, *place)) for place in places]
-    found.sort(key=lambda entry: -entry[0])
-    return [neuron for _, neuron in found[:top]]
+        largest += [(values[place].item(), Neuron(site, *place)) for place in places]
+    largest.sort(key=lambda entry: -entry[0])
+    return [neuron for _, neuron in largest[:top]]
 
 
-def _by_token(
-    model: HookedModel, batch: Batch, neurons: Sequence[Located]
-) -> Float[Tensor, "found pos"]:
+def _attributions_by_token(
+    model: HookedModel, batch: Batch, neurons: Sequence[Neuron]
+) -> Float[Tensor, "listed pos"]:
     """Attribution of each neuron at each position of one prompt."""
     factors = torch.ones(len(neurons), batch.tokens.shape[1], device=batch.tokens.device)
     factors.requires_grad_()
 
-    def multiply(activation: Tensor, hook: object, *, neuron: int, which: int) -> Tensor:
+    def multiply(activation: Tensor, hook: object, *, index: int, line: int) -> Tensor:
         multiplier = torch.ones_like(activation.flatten(2))
-        multiplier[0, :, neuron] = factors[which].to(activation)
+        multiplier[0, :, index] = factors[line].to(activation)
         return activation * multiplier.view_as(activation)
 
     fwd_hooks = [
-        (hook_name(site, layer), partial(multiply, neuron=neuron, which=which))
-        for which, (site, layer, neuron) in enumerate(neurons)
+        (hook_name(site, layer), partial(multiply, index=index, line=line))
+        for line, (site, layer, index) in enumerate(neurons)
     ]
     with torch.enable_grad(), model.hooks(fwd_hooks=fwd_hooks):
         (slopes,) = torch.autograd.grad(answer_probability(model, batch).sum(), factors)
@@ -242,25 +245,25 @@ def _by_token(
 def _table(
     model: HookedModel,
     prompt: Prompt,
-    parts: Mapping[Located, Float[Tensor, "pos"]],
+    by_token: Mapping[Neuron, Float[Tensor, "pos"]],
     texts: Sequence[str],
     probability: float,
 ) -> pd.DataFrame:
+    """The listed neurons, each switched off alone."""
     rows = []
-    for (site, layer, neuron), part in parts.items():
-        one = NeuronSet.of({site: [(layer, neuron)]})
-        off = _right(prompt.probabilities(model, one), "probability")
+    for neuron, attributions in by_token.items():
+        off = _right(prompt.probabilities(model, NeuronSet.of([neuron])), "probability")
         rows.append(
             {
-                "neuron": neuron_id(site, layer, neuron),
-                "site": site,
-                "layer": layer,
-                "index": neuron,
-                "attribution": part.sum().item(),
-                "score": probability * part.max().item(),
+                "neuron": str(neuron),
+                "site": neuron.site,
+                "layer": neuron.layer,
+                "index": neuron.index,
+                "attribution": attributions.sum().item(),
+                "score": probability * attributions.max().item(),
                 "probability_off": off,
                 "drop": probability - off,
-                "token": texts[int(part.argmax())],
+                "token": texts[int(attributions.argmax())],
             }
         )
     return pd.DataFrame(rows)

@@ -1,20 +1,25 @@
-"""From a name to a model: find the checkpoint, read it whole, choose the backend."""
+"""From a name to a model with hooks: read the checkpoint, choose the backend, compare, hand out."""
 
 import logging
-import os
+import warnings
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from transformer_lens import HookedTransformer, loading_from_pretrained
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from culnig_tl.atlas import EMBEDDED
-from culnig_tl.errors import InvalidInputError, MissingFileError, check_choice, first_line
-from culnig_tl.hooks import HookedModel
-from culnig_tl.models import bridge, hooked
+from culnig_tl.errors import InvalidInputError, check_choice
+from culnig_tl.hooked_model import HookedModel
+from culnig_tl.models import agreement, bridge, checkpoint, conversion, limits
+
+if TYPE_CHECKING:  # TransformerLens 4 has none
+    from transformer_lens import HookedTransformer
+
+    LoadedModel = HookedTransformer | TransformerBridge
+else:
+    LoadedModel = HookedModel
 
 Backend = Literal["auto", "hooked", "bridge"]
 Dtype = Literal["float32", "bfloat16", "float16", "float64"]
@@ -28,7 +33,6 @@ _DTYPES = {
 }
 # Checkpoints in TransformerLens's own format, which transformers cannot read.
 _NATIVE = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
-_ALSO_FOR_THE_TOKENIZER = ("revision", "token", "cache_dir", "subfolder", "trust_remote_code")
 
 
 def load_model(
@@ -37,68 +41,67 @@ def load_model(
     backend: Backend = "auto",
     dtype: Dtype = "float32",
     device: str | None = None,
+    n_ctx: int | None = None,
+    trust: bool = False,
     **options: Any,
-) -> HookedTransformer | TransformerBridge:
-    """A frozen model with named hook points; ``model.cfg.loaded_as`` says which backend and why.
+) -> LoadedModel:
+    """A frozen model with named hook points that computes what transformers computes.
+
+    ``model.cfg.loaded_as`` says which backend, why, and how its logits compared. ``model.cfg`` also
+    has ``n_ctx`` (the longest prompt), ``end_tokens`` (that end a reply), ``num_experts`` (0 where
+    there are none) and ``caches`` (whether generation may use the key/value cache).
 
     Args:
-        name: ``"atlas"`` (the embedded model), a folder in Hugging Face layout, a name on the hub,
-            or any name or alias that TransformerLens knows.
+        name: ``"atlas"`` (the embedded model), a folder in Hugging Face layout, a ``.gguf`` file, a
+            name on the hub, or any alias that TransformerLens knows.
         backend: ``"hooked"``, ``"bridge"``, or ``"auto"``: hooked where the architecture can be
             converted and computes what transformers computes, else bridge.
         dtype: type of the weights and activations.
         device: where the model lives; by default a CUDA device if there is one, else the CPU.
-        options: for transformers' ``from_pretrained``, e.g. ``revision``. ``device_map`` (many
-            devices; instead of ``device``) and ``quantization_config`` (4-bit) need a bridge.
+        n_ctx: the longest prompt in tokens, instead of the model's own limit; beyond it only where
+            positions are computed (rotary), not looked up in a table.
+        trust: hand out a model whose logits are not those of transformers, with a warning.
+        options: for transformers' ``from_pretrained``, e.g. ``revision`` or ``gguf_file``.
+            ``device_map`` (many devices; instead of ``device``) and ``quantization_config`` (4-bit)
+            need a bridge. Code and pickles of a checkpoint are read only if asked for, by
+            ``trust_remote_code=True`` and ``use_safetensors=False``.
 
     Raises:
         MissingFileError: no such folder, a folder that cannot be read, weights that are incomplete,
             or a name that the hub and the local cache do not have.
-        InvalidInputError: ``backend="hooked"`` for an architecture that cannot be converted,
-            float64 on a bridge, an unknown backend, dtype or option.
+        InvalidInputError: a model that computes something else than transformers, is not causal or
+            not finite; ``backend="hooked"`` for an architecture that cannot be converted, float64
+            on a bridge, an unknown backend, dtype, device or option.
+
+    Warns:
+        UserWarning: a model handed out on trust.
 
     Example:
-        >>> load_model("atlas").cfg.loaded_as
-        'HookedTransformer, which computes what transformers computes of this LlamaForCausalLM'
+        >>> load_model("atlas").cfg.loaded_as[:90]
+        'HookedTransformer, which computes what transformers computes of this LlamaForCausalLM (che'
     """
     check_choice("backend", backend, get_args(Backend))
     check_choice("dtype", dtype, get_args(Dtype))
-    source = _source(name)
+    source, options = checkpoint.locate(name, options)
     _check_options(source, backend, device, options)
+    place = _usable_device(device)
     if source.startswith(_NATIVE):
-        return _native(source, backend, dtype, device)
-    hf_model, tokenizer = _read(name, source, _DTYPES[dtype], options)
+        return _native(source, backend, dtype, place, n_ctx, trust)
+    hf_model, tokenizer = checkpoint.read(name, source, _DTYPES[dtype], options)
     if "device_map" not in options:
-        hf_model.to(device or _default_device())  # pyright: ignore[reportArgumentType]
+        hf_model.to(place)  # pyright: ignore[reportArgumentType]
+    facts = {
+        "n_ctx": limits.context_length(hf_model, tokenizer, n_ctx),
+        "end_tokens": limits.end_tokens(hf_model, tokenizer),
+        "d_vocab": limits.n_tokens(hf_model),
+        "num_experts": limits.n_experts(hf_model),
+    }
     only_bridge = [option for option in ("device_map", "quantization_config") if option in options]
-    model, reason = _with_hooks(hf_model, source, backend, _DTYPES[dtype], only_bridge)
-    return _finished(model, str(name) if name in EMBEDDED else Path(source).name, reason, tokenizer)
-
-
-def _source(name: str | Path) -> str:
-    """What transformers is asked for; folders are checked before it sees them."""
-    if name in EMBEDDED:
-        return str(EMBEDDED[str(name)])
-    folder = Path(name)
-    looks_like_folder = (
-        isinstance(name, Path) or folder.is_dir() or name.startswith((".", "/", "~"))
-    )
-    if not looks_like_folder:
-        return loading_from_pretrained.make_model_alias_map().get(str(name).lower(), str(name))
-    if not _is_readable(folder.expanduser() / "config.json"):
-        raise MissingFileError(
-            f"{folder} is no model folder: it has no config.json that can be read; give a folder "
-            "that save_pretrained wrote, with config.json, weights and tokenizer (a LoRA adapter "
-            "is merged into its model first)."
-        )
-    return str(folder.expanduser())
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        return path.is_file() and os.access(path, os.R_OK)
-    except PermissionError:
-        return False
+    model = _with_hooks(hf_model, source, backend, _DTYPES[dtype], only_bridge, trust)
+    for field, value in facts.items():
+        setattr(model.cfg, field, value)
+    own_name = Path(options.get("gguf_file", source)).name.removesuffix(".gguf")
+    return _finished(model, str(name) if name in EMBEDDED else own_name, tokenizer)
 
 
 def _check_options(
@@ -108,6 +111,8 @@ def _check_options(
         raise InvalidInputError(
             f"device is {device!r} and device_map is {options['device_map']!r}; give one of them."
         )
+    if "torch_dtype" in options:
+        raise InvalidInputError(f"torch_dtype is dtype here; choose one of {', '.join(_DTYPES)}.")
     for option in ("device_map", "quantization_config"):
         if option in options and backend == "hooked":
             raise InvalidInputError(
@@ -116,40 +121,22 @@ def _check_options(
             )
 
 
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _usable_device(device: str | None) -> str:
+    """The device, or the default one.
 
-
-def _read(
-    name: str | Path, source: str, dtype: torch.dtype, options: dict[str, Any]
-) -> tuple[PreTrainedModel, Any]:
-    """The transformers model, frozen, every weight out of the checkpoint, and its tokenizer."""
-    shared = {key: options[key] for key in _ALSO_FOR_THE_TOKENIZER if key in options}
+    Raises:
+        InvalidInputError: an unknown device, or one that this machine does not have.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            **{"attn_implementation": "eager", **options},
-            output_loading_info=True,
-        )
-    except TypeError as error:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise InvalidInputError(
-            f"{str(name)!r} cannot be loaded with {', '.join(options)} ({first_line(error)}); "
-            "give options that transformers' from_pretrained takes."
+            f"device is {device!r}, which cannot be used here ({checkpoint.one_line(error)}); take "
+            "'cpu', or 'cuda' where PyTorch finds a CUDA device."
         ) from error
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise MissingFileError(
-            f"{str(name)!r} could not be loaded ({first_line(error)}); give 'atlas', a folder "
-            "with config.json, weights and tokenizer, or the name of a model on the hub."
-        ) from error
-    hf_model, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise MissingFileError(
-            f"{str(name)!r} is incomplete: {len(missing)} weights are not in its files, e.g. "
-            f"{missing[0]}; save or download the model again."
-        )
-    return hf_model.eval().requires_grad_(False), tokenizer
+    return device
 
 
 def _with_hooks(
@@ -158,64 +145,92 @@ def _with_hooks(
     backend: Backend,
     dtype: torch.dtype,
     only_bridge: list[str],
-) -> tuple[HookedTransformer | TransformerBridge, str]:
-    """The model on its backend, and why on that one."""
-    architecture = type(hf_model).__name__
+    trust: bool,
+) -> Any:
+    """The model on its backend, compared; ``cfg.loaded_as`` says why there and what came out."""
+    if backend == "bridge" or only_bridge:
+        bridge.check(hf_model, source, dtype)
+    expected = agreement.of_transformers(hf_model)
+    if expected.fault and not trust:
+        raise _refused(source, expected.fault)
     reason = "TransformerBridge, as asked for"
     if backend == "auto" and only_bridge:
         reason = f"TransformerBridge, for {' and '.join(only_bridge)}"
     elif backend != "bridge":
         try:
-            model = hooked.convert(hf_model, device=str(hf_model.device), dtype=dtype)
-        except hooked.ConversionError as error:
+            return _hooked(hf_model, dtype, expected, trust and backend == "hooked")
+        except conversion.ConversionError as error:
             if backend == "hooked":
                 raise InvalidInputError(
-                    f"{source} cannot become a HookedTransformer ({first_line(error)}); "
-                    "load it with backend='bridge'."
+                    f"{source} cannot become a HookedTransformer ({error}); load it with "
+                    "backend='bridge'."
                 ) from error
-            reason = f"TransformerBridge, since as a HookedTransformer: {first_line(error)}"
-        else:
-            return model, (
-                "HookedTransformer, which computes what transformers computes of this "
-                f"{architecture}"
-            )
-    return bridge.build(hf_model, source, dtype), reason
+            reason = f"TransformerBridge, since as a HookedTransformer: {error}"
+    model = bridge.build(hf_model, source, dtype)
+    comparison = agreement.compare(model, expected)
+    if comparison.fault and not trust:
+        raise _refused(source, f"as a TransformerBridge {comparison.fault}")
+    return _noted(model, comparison, reason)
+
+
+def _hooked(
+    hf_model: PreTrainedModel, dtype: torch.dtype, expected: agreement.Expected, trust: bool
+) -> Any:
+    model = conversion.convert(hf_model, device=str(hf_model.device), dtype=dtype)
+    comparison = agreement.compare(model, expected)
+    if comparison.fault and not trust:
+        raise conversion.ConversionError(comparison.fault)
+    architecture = type(hf_model).__name__
+    reason = f"HookedTransformer, which computes what transformers computes of this {architecture}"
+    return _noted(model, comparison, reason)
+
+
+def _noted(model: Any, comparison: agreement.Agreement, reason: str) -> Any:
+    """The model with what came out written into its configuration."""
+    if comparison.fault:
+        reason = f"{reason.split(',')[0]}, on trust although {comparison.fault}"
+        warnings.warn(f"This model is a {reason}.", UserWarning, stacklevel=4)
+    else:
+        reason = f"{reason} ({comparison})"
+    model.cfg.loaded_as, model.cfg.caches = reason, comparison.caches
+    return model
+
+
+def _refused(source: str, fault: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{source} is not handed out: {fault}. Take another backend, dtype or model; trust=True "
+        "hands it out all the same, with a warning."
+    )
 
 
 def _native(
-    source: str, backend: Backend, dtype: Dtype, device: str | None
-) -> HookedTransformer | TransformerBridge:
+    source: str, backend: Backend, dtype: Dtype, device: str, n_ctx: int | None, trust: bool
+) -> LoadedModel:
     """A model that was published in TransformerLens's format; its tokenizer is another one's."""
     if backend == "bridge":
         raise InvalidInputError(
             f"{source} is stored in TransformerLens's own format, which a TransformerBridge cannot "
             "read; load it with backend='hooked'."
         )
-    try:
-        model = HookedTransformer.from_pretrained_no_processing(
-            source, dtype=_DTYPES[dtype], device=device or _default_device()
-        )
-    except OSError as error:
-        raise MissingFileError(
-            f"{source!r} could not be loaded ({first_line(error)}); give the name of a model that "
-            "the hub or the local cache has."
-        ) from error
-    reason = "HookedTransformer, whose own format this model is stored in"
-    return _finished(model, Path(source).name, reason, model.tokenizer)
+    model = conversion.load_native(source, dtype=_DTYPES[dtype], device=device)
+    comparison = agreement.compare(model, agreement.of_itself(model))
+    if comparison.fault and not trust:
+        raise _refused(source, comparison.fault)
+    _noted(model, comparison, "HookedTransformer, whose own format this model is stored in")
+    model.cfg.end_tokens = [token for token in [model.tokenizer.eos_token_id] if token is not None]
+    model.cfg.n_ctx = limits.within(n_ctx, model.cfg.n_ctx, computed=False)
+    return _finished(model, Path(source).name, model.tokenizer)
 
 
-def _finished(
-    model: HookedTransformer | TransformerBridge, name: str, reason: str, tokenizer: Any
-) -> HookedTransformer | TransformerBridge:
+def _finished(model: Any, name: str, tokenizer: Any) -> LoadedModel:
     """The model named, frozen, and reading text as transformers does."""
-    _LOG.info("%s: %s", name, reason)
-    config: Any = model.cfg
-    config.model_name, config.loaded_as = name, reason
+    _LOG.info("%s: %s", name, model.cfg.loaded_as)
+    model.cfg.model_name = name
     _read_as_transformers(model, tokenizer)
     return model.eval().requires_grad_(False)
 
 
-def _read_as_transformers(model: HookedModel, tokenizer: Any) -> None:
+def _read_as_transformers(model: Any, tokenizer: Any) -> None:
     """Text becomes the tokens that transformers makes of it; TransformerLens would add a BOS.
 
     Neither backend was given the tokenizer before: each would have changed it or loaded another.

@@ -14,8 +14,8 @@ Stages, in order, each a file that is written whole or not at all:
 | dose and response of the culture-general neurons | doses.csv |
 
 Conditions: ``original``, ``general`` (culture-general neurons scaled), ``random`` and, where asked
-for, ``layer-matched`` (random sets of the same number, the latter layer by layer); further factors
-give ``general ×2``, ``random ×2`` and so on.
+for, ``layer-matched`` (random sets of the same number, the latter layer by layer), each at every
+factor.
 
 A run that was stopped goes on where it was when it is called again with the same settings; other
 settings in the same folder are an error, never a mixture.
@@ -25,7 +25,9 @@ into ``scores/`` of the run's folder: ``cultural``, ``control`` (clamped) and ``
 in one process then checks that they are what it would make itself, and goes on from there.
 """
 
-from culnig_tl.pipeline.method import atlas_benchmarks, culnig
-from culnig_tl.pipeline.run import Run
+from culnig_tl.pipeline.estimate import Plan, estimate
+from culnig_tl.pipeline.questions import atlas_benchmarks
+from culnig_tl.pipeline.run import Run, culnig
+from culnig_tl.pipeline.settings import Settings, given_rows
 
-__all__ = ["Run", "atlas_benchmarks", "culnig"]
+__all__ = ["Plan", "Run", "Settings", "atlas_benchmarks", "culnig", "estimate", "given_rows"]

@@ -1,20 +1,37 @@
-"""What a run found."""
+"""A run: the whole method stage by stage, and its results."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from culnig_tl.attribution import OwnMethod, require_single_process
+from culnig_tl.errors import InvalidInputError
+from culnig_tl.evaluation import Mode, summarise
+from culnig_tl.hooked_model import HookedModel
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.neurons import NeuronSet
+from culnig_tl.pipeline.questions import RunQuestions
+from culnig_tl.pipeline.settings import Settings, open_run_folder, written_settings
+from culnig_tl.pipeline.stages import (
+    Stage,
+    answer,
+    look_closer,
+    measure_cultures,
+    score,
+    select,
+    write_csv,
+)
+from culnig_tl.questions import Rows
 from culnig_tl.scores import NeuronScores
+from culnig_tl.sites import DEFAULT_SITES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
-    """What a run found, and where it is kept.
+    """The results of a run, and where they are kept.
 
     Attributes:
         out: the folder.
@@ -22,7 +39,7 @@ class Run:
         scores: ``cultural``, ``control`` and ``recognition`` scores.
         general: culture-general neurons.
         specific: culture-specific neurons by culture.
-        answers: one row a prompt and condition.
+        answers: one row per prompt and condition.
         table: accuracy and mean P(answer) by benchmark and condition (see ``summarise``).
         effects: culture x culture effects of the specific neurons (see ``culture_effects``).
         cards: everything about the best culture-general neurons, by their names.
@@ -40,6 +57,18 @@ class Run:
     cards: Mapping[str, NeuronCard] = field(default_factory=dict)
     doses: pd.DataFrame = field(default_factory=pd.DataFrame)
 
+    def __repr__(self) -> str:
+        name = self.settings["model"]["name"]
+        return (
+            f"Run on {name} in {self.out}: {len(self.general)} culture-general neurons, specific "
+            f"ones of {len(self.specific)} cultures, {self.table['benchmark'].nunique()} benchmarks"
+        )
+
+    def _repr_html_(self) -> str:
+        from culnig_tl.html import described_table
+
+        return described_table(repr(self), self.table)
+
     def report(
         self, path: str | Path | None = None, *, cards: Mapping[str, NeuronCard] | None = None
     ) -> Path:
@@ -52,3 +81,111 @@ class Run:
 
         path = Path(path) if path is not None else self.out / "report.html"
         return write_report(self, path, cards=cards)
+
+
+def culnig(
+    model: HookedModel,
+    *,
+    out: str | Path,
+    cultural: Rows | None = None,
+    control: Rows | None = None,
+    recognition: Rows | None = None,
+    benchmarks: Mapping[str, Rows] | None = None,
+    culture_test: Rows | None = None,
+    sites: Sequence[str] = DEFAULT_SITES,
+    method: str | OwnMethod = "gradient_x_activation",
+    mlp_top: float = 0.01,
+    attention_top: float = 0.002,
+    recognition_top: float = 0.01,
+    specific_top: float = 0.003,
+    min_z: float = 0.5,
+    factor: float | Sequence[float] = 0.0,
+    n_random: int = 10,
+    n_layer_matched: int = 0,
+    mode: Mode = "argmax",
+    n_cards: int = 12,
+    token_budget: int = 8192,
+    progress: bool = True,
+) -> Run:
+    """Find culture neurons, switch them off, and measure what that does.
+
+    Args:
+        model: a frozen model with named hook points.
+        out: the run's folder; a stopped run with the same settings is resumed.
+        cultural: questions to identify with, or prepared ones; by default the embedded model's,
+            and so for the others.
+        control: the same rows without the question.
+        recognition: the country-name control.
+        benchmarks: questions to measure with, by name.
+        culture_test: questions for the culture x culture effects; by default the first benchmark.
+        sites: hook points to score.
+        method: how neurons are scored, as in ``attribute``.
+        mlp_top, attention_top, recognition_top: shares of ``culture_general``.
+        specific_top, min_z: share and z-score of ``culture_specific``.
+        factor: what selected neurons are multiplied by; 0 suppresses. Of several factors the first
+            is that of the culture x culture effects and of the report's text.
+        n_random: number of random sets.
+        n_layer_matched: number of random sets with as many neurons in each layer.
+        mode: what counts as an answer, as in ``evaluate``.
+        n_cards: how many of the best culture-general neurons get a whole card. Their cost is one
+            forward and backward pass and ``1 + n_cards`` forward passes over at most 96 cultural
+            prompts, and a backward pass over 12 prompts a card; the dose response that comes with
+            them takes 7 forward passes over at most 48 prompts of each benchmark. 0 leaves both
+            out. No other stage depends on it.
+        token_budget: tokens per pass, padding counted; prepared questions have their own.
+        progress: show progress bars.
+
+    Raises:
+        InvalidInputError: rows that cannot be used, a number of cards below 0, a folder with a run
+            of other settings or other scores, or several processes.
+        UnwritableError: the folder cannot be written.
+
+    Example:
+        >>> import tempfile, culnig_tl as ct
+        >>> rows = ct.load_benchmark("atlas", split="identify", limit=64)
+        >>> run = culnig(ct.load_model(), out=tempfile.mkdtemp(), cultural=rows, control=rows,
+        ...              benchmarks={"culture": rows}, n_random=1, progress=False)
+        >>> run.table["condition"].tolist()
+        ['original', 'general', 'random']
+    """
+    require_single_process()
+    if n_cards < 0:
+        raise InvalidInputError(f"n_cards is {n_cards}; give a number of cards from 0 up.")
+    settings = Settings(
+        sites=tuple(sites),
+        method=method,
+        mlp_top=mlp_top,
+        attention_top=attention_top,
+        recognition_top=recognition_top,
+        specific_top=specific_top,
+        min_z=min_z,
+        factor=tuple(map(float, factor if isinstance(factor, Sequence) else [factor])),
+        n_random=n_random,
+        n_layer_matched=n_layer_matched,
+        mode=mode,
+    )
+    questions = RunQuestions.of(
+        model,
+        cultural=cultural,
+        control=control,
+        recognition=recognition,
+        benchmarks=benchmarks,
+        culture_test=culture_test,
+        token_budget=token_budget,
+    )
+    stage = Stage(Path(out), model, settings, questions, progress)
+    written = written_settings(model, settings, questions)
+    open_run_folder(stage.out, written)
+    scores = score(stage)
+    general, specific = select(stage, scores)
+    answers = answer(stage, general)
+    effects = measure_cultures(stage, specific)
+    table = summarise(answers)
+    write_csv(stage.out / "table.csv", table)
+    write_csv(stage.out / "culture_effects.csv", effects)
+    run = Run(stage.out, written, scores, general, specific, answers, table, effects)
+    if not n_cards or not len(general):
+        return run
+    cards, doses = look_closer(stage, scores, general, n_cards)
+    write_csv(stage.out / "doses.csv", doses)
+    return replace(run, cards=cards, doses=doses)

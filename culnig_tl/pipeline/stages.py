@@ -1,146 +1,177 @@
-"""The stages that take long: each keeps what it makes in files, and reads what is there already."""
+"""The stages of a run: each keeps what it makes in files, and reads what is there already."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
-from datasets import Dataset
-from tqdm.auto import tqdm
 
-from culnig_tl.attribution import attribute
+from culnig_tl.attribution import Scoring, attribute
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import Mode
-from culnig_tl.evaluation.answers import NOTHING, answers, labelled
-from culnig_tl.evaluation.summary import BETWEEN, LAYER_MATCHED
+from culnig_tl.evaluation import (
+    FACTORS,
+    LAYER_MATCHED,
+    Condition,
+    answers_under,
+    culture_effects,
+    dose_response,
+)
 from culnig_tl.files import replacing
-from culnig_tl.hooks import HookedModel
-from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions import Batch, batches, for_model
+from culnig_tl.hooked_model import HookedModel
+from culnig_tl.inspection import NeuronCard, inspect_neurons
+from culnig_tl.models import model_fingerprint
+from culnig_tl.neurons import Neuron, NeuronSet
+from culnig_tl.pipeline.questions import RunQuestions
+from culnig_tl.pipeline.settings import Settings
+from culnig_tl.questions import PreparedQuestions
 from culnig_tl.scores import NeuronScores
-from culnig_tl.selection import random_neurons
+from culnig_tl.selection import culture_general, culture_specific, random_neurons
 
-_SCORED: dict[str, Any] = {
-    "method": "gradient_x_activation",
-    "pool": "max",
-    "padding": "ignore",
-    "weight": "probability",
-}
+_CARD_PROMPTS = 96
+_DOSE_PROMPTS = 48
+_SEED = 0
 
 
-def scores_of(
-    folder: Path,
-    model: HookedModel,
-    data: Mapping[str, Dataset],
-    settings: Mapping[str, Any],
-    token_budget: int,
-    progress: bool,
-) -> dict[str, NeuronScores]:
-    """Scores of each data set, read where they are kept and made where they are not.
+@dataclass(frozen=True)
+class Stage:
+    """What every stage works with.
+
+    Attributes:
+        out: the run's folder.
+        model: the model.
+        settings: what the results depend on.
+        questions: the questions of the run, prepared.
+        progress: show progress bars.
+    """
+
+    out: Path
+    model: HookedModel
+    settings: Settings
+    questions: RunQuestions
+    progress: bool
+
+
+def score(stage: Stage) -> dict[str, NeuronScores]:
+    """Scores of cultural questions, control and country names.
 
     Raises:
-        InvalidInputError: scores are kept there that this run would not make.
+        InvalidInputError: the folder holds scores that this run would not make.
     """
-    found = {}
-    for name, rows in data.items():
-        path = folder / f"{name}.safetensors"
-        options = {**_SCORED, "sites": settings["sites"], "clamp": name == "control"}
+    scores = {}
+    for role, prepared in stage.questions.data.items():
+        path = stage.out / "scores" / f"{role}.safetensors"
+        scoring = Scoring(
+            sites=stage.settings.sites, method=stage.settings.method, clamp=role == "control"
+        )
         if not path.exists():
             attribute(
-                model,
-                rows,
-                **options,
-                token_budget=token_budget,
-                checkpoint=folder / f"{name}.checkpoint",
-                progress=name if progress else False,
+                stage.model,
+                prepared,
+                sites=scoring.sites,
+                method=scoring.method,
+                clamp=scoring.clamp,
+                checkpoint=path.with_suffix(".checkpoint"),
+                progress=role if stage.progress else False,
             ).save(path)
-        found[name] = NeuronScores.load(path)
-        known = {"model": settings["model"]["fingerprint"], "data": settings["data"][name]}
-        _check_source(path, found[name].source, {**options, **known})
-    return found
+        scores[role] = NeuronScores.load(path)
+        origin = {"model": model_fingerprint(stage.model), "data": prepared.fingerprint}
+        _check_source(path, scores[role].source, scoring.provenance | origin)
+    return scores
 
 
-def _check_source(path: Path, source: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    different = [
-        f"{key} is {source.get(key)!r}, not {value!r}"
-        for key, value in wanted.items()
-        if source.get(key) != value
-    ]
-    if different:
-        raise InvalidInputError(
-            f"{path} holds other scores than this run would make ({', '.join(different)}); make "
-            "them of the same rows, model, type of weights and sites, clamped on the control only, "
-            "or delete the file."
-        )
-
-
-def conditions_of(
-    model: HookedModel,
-    general: NeuronSet,
-    factors: Sequence[float],
-    n_random: int,
-    n_layer_matched: int,
-) -> dict[str, tuple[Sequence[NeuronSet], float]]:
-    """The sets of each condition and what they are scaled by."""
-    random, matched = (
-        [
-            random_neurons(model, like=general, seed=seed, layer_matched=layer_matched)
-            for seed in range(number)
-        ]
-        for number, layer_matched in ((n_random, False), (n_layer_matched, True))
+def select(
+    stage: Stage, scores: Mapping[str, NeuronScores]
+) -> tuple[NeuronSet, dict[str, NeuronSet]]:
+    """Culture-general neurons, and culture-specific ones by culture."""
+    settings, folder = stage.settings, stage.out / "neurons"
+    general = culture_general(
+        *scores.values(),
+        mlp_top=settings.mlp_top,
+        attention_top=settings.attention_top,
+        recognition_top=settings.recognition_top,
     )
-    sets = {"general": [general], "random": random, LAYER_MATCHED: matched}
-    conditions: dict[str, tuple[Sequence[NeuronSet], float]] = {"original": ([NOTHING], 1.0)}
-    for factor in factors:
-        ending = "" if factor == factors[0] else f"{BETWEEN}{factor:g}"
-        conditions |= {f"{name}{ending}": (each, factor) for name, each in sets.items() if each}
-    return conditions
+    general.save(folder / "general.json")
+    specific = {
+        culture: culture_specific(
+            *scores.values(),
+            culture=culture,
+            top=settings.specific_top,
+            min_z=settings.min_z,
+            recognition_top=settings.recognition_top,
+        )
+        for culture in scores["cultural"].cultures
+        if culture in scores["recognition"].cultures
+    }
+    for culture, neurons in specific.items():
+        neurons.save(folder / "specific" / f"{file_name(culture)}.json")
+    return general, specific
 
 
-def answers_of(
-    folder: Path,
-    model: HookedModel,
-    benchmarks: Mapping[str, Dataset],
-    conditions: Mapping[str, tuple[Sequence[NeuronSet], float]],
-    mode: Mode,
-    token_budget: int,
-    progress: bool,
-) -> pd.DataFrame:
+def answer(stage: Stage, general: NeuronSet) -> pd.DataFrame:
     """Answers of every benchmark under every condition, each set kept in a file of its own."""
-    frames = []
-    n_sets = sum(len(sets) for sets, _ in conditions.values())
-    with tqdm(total=n_sets * len(benchmarks), desc="answers", disable=not progress) as bar:
-        for benchmark, rows in benchmarks.items():
-            asked = cache(partial(_asked, model, rows, token_budget))
-            for condition, (sets, factor) in conditions.items():
-                for draw, neurons in enumerate(sets):
-                    make = partial(_answers_of_set, model, asked, neurons, factor, mode)
-                    path = folder / file_name(benchmark) / f"{file_name(condition)}-{draw}.parquet"
-                    label = {"condition": condition, "draw": draw, "neurons": neurons}
-                    frames.append(labelled(kept(path, make), benchmark, factor=factor, **label))
-                    bar.update()
-    return pd.concat(frames, ignore_index=True)
+    first_factor = stage.settings.factor[0]
+
+    def keep(
+        benchmark: str, condition: Condition, draw: int, make: Callable[[], pd.DataFrame]
+    ) -> pd.DataFrame:
+        is_first = condition.factor == first_factor or condition.name == "original"
+        name = condition.name if is_first else f"{condition.name} ×{condition.factor:g}"
+        folder = stage.out / "answers" / file_name(benchmark)
+        return cached_frame(folder / f"{file_name(name)}-{draw}.parquet", make)
+
+    return answers_under(
+        stage.questions.tests,
+        _conditions(stage, general),
+        mode=stage.settings.mode,
+        progress="answers" if stage.progress else False,
+        keep=keep,
+    )
 
 
-def _asked(model: HookedModel, rows: Dataset, token_budget: int) -> tuple[Dataset, list[Batch]]:
-    """Rows as the model is asked, and their batches: made once for all conditions."""
-    rows = for_model(rows, model)
-    return rows, batches(model, rows, token_budget=token_budget)
+def measure_cultures(stage: Stage, specific: Mapping[str, NeuronSet]) -> pd.DataFrame:
+    """What scaling each culture's neurons does to every culture."""
+    make = partial(
+        culture_effects,
+        stage.model,
+        stage.questions.culture_test,
+        specific,
+        factor=stage.settings.factor[0],
+        mode=stage.settings.mode,
+        progress=stage.progress,
+    )
+    return cached_frame(stage.out / "answers" / "culture_effects.parquet", make)
 
 
-def _answers_of_set(
-    model: HookedModel,
-    asked: Callable[[], tuple[Dataset, list[Batch]]],
-    neurons: NeuronSet,
-    factor: float,
-    mode: Mode,
-) -> pd.DataFrame:
-    return answers(model, *asked(), neurons, factor, mode=mode)
+def look_closer(
+    stage: Stage, scores: Mapping[str, NeuronScores], general: NeuronSet, n_cards: int
+) -> tuple[dict[str, NeuronCard], pd.DataFrame]:
+    """Whole cards of the best culture-general neurons, and dose and response.
+
+    The cost does not grow with the questions of the run: draws of a fixed size are looked at.
+    """
+    best = [
+        Neuron(site, int(layer), int(index))
+        for site, layer, index, _ in general.to_frame().head(n_cards).itertuples(index=False)
+    ]
+    cards = _cards(stage, scores, best)
+    draws = {name: _drawn(rows, _DOSE_PROMPTS) for name, rows in stage.questions.tests.items()}
+    make = partial(
+        dose_response,
+        stage.model,
+        draws,
+        general,
+        factors=FACTORS,
+        mode=stage.settings.mode,
+        progress=stage.progress,
+    )
+    return cards, cached_frame(stage.out / "answers" / "doses.parquet", make)
 
 
-def kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+def cached_frame(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """The frame at ``path``, made and written there first if need be."""
     if not path.exists():
         frame = make()
@@ -155,5 +186,72 @@ def file_name(name: str) -> str:
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a frame as csv, whole or not at all."""
     with replacing(path) as part:
         frame.to_csv(part, index=False)
+
+
+def _conditions(stage: Stage, general: NeuronSet) -> list[Condition]:
+    """The model as it is, and every kind of set at every factor."""
+    random, matched = (
+        tuple(
+            random_neurons(stage.model, like=general, seed=seed, layer_matched=layer_matched)
+            for seed in range(number)
+        )
+        for number, layer_matched in (
+            (stage.settings.n_random, False),
+            (stage.settings.n_layer_matched, True),
+        )
+    )
+    sets = {"general": (general,), "random": random, LAYER_MATCHED: matched}
+    return [
+        Condition("original"),
+        *(
+            Condition(name, neurons, factor)
+            for factor in stage.settings.factor
+            for name, neurons in sets.items()
+            if neurons
+        ),
+    ]
+
+
+def _cards(
+    stage: Stage, scores: Mapping[str, NeuronScores], neurons: Sequence[Neuron]
+) -> dict[str, NeuronCard]:
+    """Cards by name: read where there are files of them, made together where not."""
+    paths = {neuron: stage.out / "cards" / f"{file_name(str(neuron))}.json" for neuron in neurons}
+    missing = [neuron for neuron, path in paths.items() if not path.exists()]
+    if missing:
+        cards = inspect_neurons(
+            stage.model,
+            _drawn(stage.questions.data["cultural"], _CARD_PROMPTS),
+            NeuronSet.of(missing),
+            scores=scores,
+            sites=stage.settings.sites,
+            progress=stage.progress,
+        )
+        for neuron in missing:
+            cards[str(neuron)].save(paths[neuron])
+    return {str(neuron): NeuronCard.load(path) for neuron, path in paths.items()}
+
+
+def _drawn(prepared: PreparedQuestions, number: int) -> PreparedQuestions:
+    """At most so many of the questions, drawn and kept in their order."""
+    if len(prepared) <= number:
+        return prepared
+    rows = np.random.default_rng(_SEED).permutation(len(prepared))[:number]
+    return prepared.select(sorted(rows.tolist()))
+
+
+def _check_source(path: Path, source: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    different = [
+        f"{key} is {source.get(key)!r}, not {value!r}"
+        for key, value in wanted.items()
+        if source.get(key) != value
+    ]
+    if different:
+        raise InvalidInputError(
+            f"{path} holds other scores than this run would make ({', '.join(different)}); make "
+            "them of the same rows, model, type of weights and sites, clamped on the control only, "
+            "or delete the file."
+        )

@@ -7,29 +7,64 @@
 | ``tables`` | rows from questions that are not prompts yet |
 | ``prompts`` | rows from items and templates, and rows without their question |
 | ``rendering`` | the text that a model reads, and the tokens of labels |
+| ``halves`` | one half of one's own rows to identify with, one to test with |
 | ``batching`` | left-padded token batches |
+| ``memory`` | tokens per pass, halved where memory runs out |
+| ``prepared`` | all of that, done once for a model |
 """
 
-from culnig_tl.questions.batching import Batch, batches
-from culnig_tl.questions.frames import questions_from_frame
-from culnig_tl.questions.prompts import Item, Template, control_of, order_of, rows_of
-from culnig_tl.questions.rendering import for_model, label_tokens, render
-from culnig_tl.questions.schema import FEATURES, Split, fingerprint, questions
+from culnig_tl.questions.batching import Batch, padded
+from culnig_tl.questions.frames import TABLES, questions_from_frame, read_table
+from culnig_tl.questions.halves import split
+from culnig_tl.questions.memory import TokenBudget
+from culnig_tl.questions.prepared import PreparedQuestions, Rows, batches, prepare
+from culnig_tl.questions.prompts import (
+    Item,
+    Template,
+    as_templates,
+    control_of,
+    filled,
+    order_of,
+    rows_of,
+)
+from culnig_tl.questions.rendering import adapted_rows, encode, label_tokens, render, text_of
+from culnig_tl.questions.schema import (
+    FEATURES,
+    TEXT_COLUMNS,
+    Split,
+    fingerprint,
+    questions,
+    ranges,
+)
 
 __all__ = [
     "FEATURES",
+    "TABLES",
+    "TEXT_COLUMNS",
     "Batch",
     "Item",
+    "PreparedQuestions",
+    "Rows",
     "Split",
     "Template",
+    "TokenBudget",
+    "adapted_rows",
+    "as_templates",
     "batches",
     "control_of",
+    "encode",
+    "filled",
     "fingerprint",
-    "for_model",
     "label_tokens",
     "order_of",
+    "padded",
+    "prepare",
     "questions",
     "questions_from_frame",
+    "ranges",
+    "read_table",
     "render",
     "rows_of",
+    "split",
+    "text_of",
 ]

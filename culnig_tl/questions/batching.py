@@ -1,20 +1,13 @@
-"""From rows to token batches.
-
-Batches are formed by a token budget from length-sorted prompts, longest first, and padded on the
-left; the mask says which positions are real.
-"""
+"""Token batches: prompts padded on the left, and a mask that says which positions are real."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from datasets import Dataset
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooks import HookedModel
-from culnig_tl.questions.rendering import encode, for_model, label_tokens, text_of
 
 
 @dataclass(frozen=True)
@@ -72,62 +65,19 @@ class Batch:
         )
 
 
-def batches(model: HookedModel, rows: Dataset, *, token_budget: int = 8192) -> list[Batch]:
-    """Left-padded batches of at most ``token_budget`` tokens, padding counted, longest prompts
-    first.
+def padded(
+    prompts: Sequence[Sequence[int]], padding_token: int
+) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """Token ids of prompts of unequal length, padded on the left, and which positions are real.
 
-    Raises:
-        InvalidInputError: no rows, a label that is not one token, a prompt longer than the model's
-            context or than the budget.
+    Example:
+        >>> padded([[5, 6], [7]], 0)[0].tolist()
+        [[5, 6], [0, 7]]
     """
-    rows = for_model(rows, model)
-    prompts = [encode(model.tokenizer, text_of(row, model.tokenizer)) for row in rows.to_list()]
-    tokens_of = label_tokens(model.tokenizer, rows["answer"])
-    answers = [tokens_of[label] for label in rows["answer"]]
-    _check_lengths(prompts, rows, model.cfg.n_ctx, token_budget)
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    groups: list[list[int]] = []
-    for index in order:
-        if not groups or (len(groups[-1]) + 1) * len(prompts[groups[-1][0]]) > token_budget:
-            groups.append([])
-        groups[-1].append(index)
-    return [_padded(model, rows, prompts, answers, group) for group in groups]
-
-
-def _check_lengths(
-    prompts: Sequence[Sequence[int]], rows: Dataset, context: int, token_budget: int
-) -> None:
-    longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
-    length = len(prompts[longest])
-    for limit, name in ((context, "the model's context"), (token_budget, "token_budget")):
-        if length > limit:
-            raise InvalidInputError(
-                f"The prompt of question {rows[longest]['id']!r} has {length} tokens and {name} is "
-                f"{limit}; shorten the prompt or take a larger {name.removeprefix('the ')}."
-            )
-
-
-def _padded(
-    model: HookedModel,
-    rows: Dataset,
-    prompts: Sequence[Sequence[int]],
-    answers: Sequence[int],
-    group: Sequence[int],
-) -> Batch:
-    length = len(prompts[group[0]])
-    pad = model.tokenizer.pad_token_id or 0
-    tokens = torch.full((len(group), length), pad)
-    mask = torch.zeros((len(group), length), dtype=torch.bool)
-    for line, index in enumerate(group):
-        tokens[line, length - len(prompts[index]) :] = torch.tensor(prompts[index])
-        mask[line, length - len(prompts[index]) :] = True
-    chosen = rows.select(group)
-    device = model.cfg.device
-    return Batch(
-        tokens=tokens.to(device),
-        mask=mask.to(device),
-        answers=torch.tensor([answers[index] for index in group]).to(device),
-        cultures=tuple(chosen["culture"]),
-        ids=tuple(chosen["id"]),
-        rows=tuple(group),
-    )
+    length = max(map(len, prompts))
+    tokens = torch.full((len(prompts), length), padding_token)
+    mask = torch.zeros((len(prompts), length), dtype=torch.bool)
+    for line, prompt in enumerate(prompts):
+        tokens[line, length - len(prompt) :] = torch.tensor(prompt)
+        mask[line, length - len(prompt) :] = True
+    return tokens, mask

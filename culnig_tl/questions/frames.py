@@ -96,8 +96,8 @@ def _renamed(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
             f"There is no column {', '.join(map(repr, missing))}; the table has "
             f"{column_names(frame)}."
         )
-    kept = frame.drop(columns=[name for name in columns if name in frame])
-    return kept.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})
+    others = frame.drop(columns=[name for name in columns if name in frame])
+    return others.assign(**{ours: frame[theirs] for ours, theirs in columns.items()})
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -261,5 +261,5 @@ def _question(text: str, slots: Mapping[str, str], prompt: str) -> str:
     line = next((line for line in text.splitlines(keepends=True) if "{question}" in line), "")
     if set(_FIELD.findall(line)) == {"question"}:
         return filled(line, slots)
-    asked = slots.get("question", "")
-    return asked if asked in prompt else ""
+    question = slots.get("question", "")
+    return question if question in prompt else ""

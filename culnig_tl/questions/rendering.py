@@ -6,7 +6,7 @@ out is put at the head of the user's turn. Without a chat template the text is p
 
 A label is read at the position after the text, as one token. What that token is depends on what it
 follows: ``A`` after a chat template's generation prompt, after an opening quote or after a space,
-but ``" A"`` after a word or ``Answer:``. ``for_model`` brings rows whose labels are letters or
+but ``" A"`` after a word or ``Answer:``. ``adapted_rows`` brings rows whose labels are letters or
 numbers into the form that fits a model, so that they can be written once for both kinds. Other
 labels are literal. Where a number of a scale is not one token (10, in the many vocabularies whose
 digits stand alone), the options of that row become letters, and a sentence before the prompt says
@@ -25,7 +25,7 @@ from datasets import Dataset
 from jinja2 import TemplateError
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooks import HookedModel
+from culnig_tl.hooked_model import HookedModel
 from culnig_tl.questions.schema import FEATURES, questions
 
 _SHOWN_LABELS = 10
@@ -46,27 +46,27 @@ def render(row: Mapping[str, Any], model: HookedModel) -> str:
         >>> render(row, ct.load_model())
         'Tea or rice? Answer:'
     """
-    return text_of(for_model(questions([row]), model)[0], model.tokenizer)
+    return text_of(adapted_rows(questions([row]), model)[0], model.tokenizer)
 
 
-def for_model(rows: Dataset, model: HookedModel) -> Dataset:
+def adapted_rows(rows: Dataset, model: HookedModel) -> Dataset:
     """The rows as ``model`` is asked: letters and numbers after a word get their space.
 
     They become ``" A"`` where that is one token; else the text ends in a space. After a generation
     prompt, a quote or a space they stay, and so do all labels of other kinds. Numbers that are not
     all one token become letters first, in the same order.
 
-    Raises:
-        InvalidInputError: rows that cannot be used.
+    Args:
+        rows: validated rows, as ``questions`` returns them.
+        model: the model that is asked.
 
     Example:
         >>> import culnig_tl as ct
         >>> rows = ct.questions([{"id": "q", "prompt": "Tea? Answer:", "options": ["A", "B"],
         ...                       "answer": "A"}])
-        >>> for_model(rows, ct.load_model())["reply_prefix"][0]  # atlas has no token " A"
+        >>> adapted_rows(rows, ct.load_model())["reply_prefix"][0]  # atlas has no token " A"
         ' '
     """
-    rows = questions(rows)
     records = rows.to_list()
     fitted = [_fitted(row, model.tokenizer) for row in records]
     return rows if fitted == records else Dataset.from_list(fitted, features=FEATURES)
@@ -91,8 +91,14 @@ def label_tokens(tokenizer: Any, labels: Iterable[str]) -> dict[str, int]:
     return {label: found[0] for label, found in ids.items()}
 
 
+def token_of_label(tokenizer: Any, label: str) -> int:
+    """Token id of a label; -1 for one that is not exactly one token and has none of its own."""
+    ids = _label_ids(tokenizer, label)
+    return ids[0] if len(ids) == 1 else -1
+
+
 def text_of(row: Mapping[str, Any], tokenizer: Any) -> str:
-    """The text of a row that `for_model` returned."""
+    """The text of a row that `adapted_rows` returned."""
     written = _chat_text(row, tokenizer) if _has_chat(tokenizer) else _folded(row)
     return written + row["reply_prefix"]
 

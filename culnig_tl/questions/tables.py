@@ -87,16 +87,16 @@ def rows_of_table(
     if not records:
         raise InvalidInputError("There are no rows; give at least one question.")
     columns = _option_columns(frame)
-    asked = _asked(frame, wordings)
+    fields = _fields(frame, wordings)
     options = [_options(record, columns) for record in records]
     refuse(
         {
-            number: _faults(record, options[number], asked, wordings)
+            number: _faults(record, options[number], fields, wordings)
             for number, record in enumerate(records)
         },
         needs=_NEEDS,
     )
-    items = [_item(*pair, asked) for pair in zip(records, options, strict=True)]
+    items = [_item(*pair, fields) for pair in zip(records, options, strict=True)]
     return rows_of(items, wordings, benchmark="")
 
 
@@ -106,17 +106,17 @@ def _option_columns(frame: pd.DataFrame) -> list[str]:
     Raises:
         InvalidInputError: columns that are missing, that leave a gap, or that templates bring.
     """
-    found = [name for name in OPTION_COLUMNS if name in frame]
+    columns = [name for name in OPTION_COLUMNS if name in frame]
     listed = ["options"] if "options" in frame else []
     missing = [name for name in ("question", "answer") if name not in frame]
-    if not found and not listed:
+    if not columns and not listed:
         missing.append("options (nor option_a, option_b, ...)")
     theirs = [name for name in _OF_TEMPLATES if name in frame]
     faults = [
         f"it has no column {', '.join(missing)}" if missing else "",
-        f"it has options twice, in {', '.join(listed + found)}" if listed and found else "",
-        f"{found[-1]} does not follow on the columns before it"
-        if found != list(OPTION_COLUMNS[: len(found)])
+        f"it has options twice, in {', '.join(listed + columns)}" if listed and columns else "",
+        f"{columns[-1]} does not follow on the columns before it"
+        if columns != list(OPTION_COLUMNS[: len(columns)])
         else "",
         f"{', '.join(theirs)} come from templates" if theirs else "",
     ]
@@ -126,10 +126,10 @@ def _option_columns(frame: pd.DataFrame) -> list[str]:
             f"{column_names(frame)}; give question, answer and options, or a "
             "finished prompt, under these names or with columns=."
         )
-    return found
+    return columns
 
 
-def _asked(frame: pd.DataFrame, wordings: Sequence[Template]) -> list[str]:
+def _fields(frame: pd.DataFrame, wordings: Sequence[Template]) -> list[str]:
     """The columns that templates fill in, the question among them.
 
     Raises:
@@ -141,14 +141,15 @@ def _asked(frame: pd.DataFrame, wordings: Sequence[Template]) -> list[str]:
             f"Template {silent[0]!r} does not show the options, whose order and labels it is to "
             "give; put {options} in, or {option_a}, {option_b}, ..."
         )
-    fields = dict.fromkeys(name for template in wordings for name in fields_of(template))
-    asked = [name for name in fields if name not in ("question", "options", *OPTION_COLUMNS)]
-    if unknown := [name for name in asked if name not in frame]:
+    everything = dict.fromkeys(name for template in wordings for name in fields_of(template))
+    others = ("question", "options", *OPTION_COLUMNS)
+    fields = [name for name in everything if name not in others]
+    if unknown := [name for name in fields if name not in frame]:
         raise UnknownNameError(
             f"The templates ask for {', '.join(map(repr, unknown))}; the table has "
             f"{column_names(frame)}."
         )
-    return ["question", *asked]
+    return ["question", *fields]
 
 
 def _shown(template: Template) -> list[str]:
@@ -164,10 +165,10 @@ def _options(record: Mapping[Any, Any], columns: Sequence[str]) -> list[Any] | N
 def _faults(
     record: Mapping[Any, Any],
     options: list[Any] | None,
-    asked: Sequence[str],
+    fields: Sequence[str],
     wordings: Sequence[Template],
 ) -> list[str]:
-    unfilled = [name for name in ("id", *asked) if not _is_filled(record[name])]
+    unfilled = [name for name in ("id", *fields) if not _is_filled(record[name])]
     grouping = [
         name
         for name in ("culture", "topic")
@@ -245,7 +246,7 @@ def _is_filled(cell: Any) -> bool:
     return is_text(cell) and bool(cell.strip())
 
 
-def _item(record: Mapping[Any, Any], options: list[Any] | None, asked: Sequence[str]) -> Item:
+def _item(record: Mapping[Any, Any], options: list[Any] | None, fields: Sequence[str]) -> Item:
     assert options is not None, "a row without options was refused"
     (answer,) = _positions(_answer_text(record["answer"]) or "", options)
     return Item(
@@ -254,5 +255,5 @@ def _item(record: Mapping[Any, Any], options: list[Any] | None, asked: Sequence[
         answer=answer,
         culture=record.get("culture") or "",
         topic=record.get("topic") or "",
-        fields={name: record[name] for name in asked},
+        fields={name: record[name] for name in fields},
     )

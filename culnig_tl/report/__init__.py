@@ -8,14 +8,18 @@ says what it shows, and tables hold the numbers, so that the page can be read wi
 from collections.abc import Mapping
 from pathlib import Path
 
-from culnig_tl.files import replacing
+from plotly.offline import get_plotlyjs
+
+from culnig_tl.html import REPORT_STYLE, write_page
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.pipeline import Run
-from culnig_tl.report import graphics, sections, words
-from culnig_tl.report.cards import neuron_cards
-from culnig_tl.report.page import document
+from culnig_tl.report import figure_sections, text_sections
+from culnig_tl.report.neuron_cards import neuron_cards_section
+from culnig_tl.report.summary import model_name
 
 __all__ = ["write_report"]
+
+_NO_SCRIPT = "<noscript><p>The figures need JavaScript; text and tables do not.</p></noscript>\n"
 
 
 def write_report(
@@ -43,29 +47,27 @@ def write_report(
         >>> write_report(run, run.out / "report.html").name
         'report.html'
     """
-    path = Path(path)
-    title = f"Culture neurons of {words.model_name(run)}"
+    title = f"Culture neurons of {model_name(run)}"
     parts = [
-        sections.opening(run, title),
-        sections.embedded_model(run),
-        sections.results(run),
-        graphics.comparison(run),
-        graphics.doses(run),
-        graphics.neurons(run),
-        graphics.modules(run),
-        graphics.depth(run),
-        graphics.scores(run),
-        graphics.distribution(run),
-        graphics.thresholds(run),
-        sections.top_neurons(run),
-        neuron_cards(run, cards or {}),
-        graphics.cultures(run),
-        graphics.overlaps(run),
-        sections.layers(run),
-        sections.culture_specific(run),
-        sections.settings(run),
-        sections.reproduction(run),
+        text_sections.title_and_summary(run, title),
+        text_sections.embedded_model_note(run),
+        text_sections.results_section(run),
+        figure_sections.accuracy_bars(run),
+        figure_sections.dose_curves(run),
+        figure_sections.neuron_heatmap(run),
+        figure_sections.module_heatmap(run),
+        figure_sections.layer_profile(run),
+        figure_sections.score_heatmap(run),
+        figure_sections.score_histograms(run),
+        figure_sections.threshold_curves(run),
+        text_sections.top_neurons_section(run),
+        neuron_cards_section(run, cards or {}),
+        figure_sections.culture_matrices(run),
+        figure_sections.overlap_matrix(run),
+        text_sections.layers_section(run),
+        text_sections.culture_specific_section(run),
+        text_sections.settings_section(run),
+        text_sections.reproduction_section(run),
     ]
-    with replacing(path) as part:
-        part.write_text(document(title, parts), encoding="utf-8")
-    return path
+    body = f"<main>\n{_NO_SCRIPT}{''.join(parts)}\n</main>"
+    return write_page(path, title=title, body=body, style=REPORT_STYLE, scripts=[get_plotlyjs()])

@@ -1,7 +1,5 @@
-"""How far can a finding be trusted: a known answer, real ablations, doses, thresholds, halves."""
+"""How far can a finding be trusted: a known answer, thresholds, halves."""
 
-from culnig_tl.validation.ablation import ablation_effects
-from culnig_tl.validation.dose import dose_response
 from culnig_tl.validation.grading import Grade, ScoreGrade, grade, grade_scores
 from culnig_tl.validation.sensitivity import threshold_sweep
 from culnig_tl.validation.stability import split_half
@@ -9,8 +7,6 @@ from culnig_tl.validation.stability import split_half
 __all__ = [
     "Grade",
     "ScoreGrade",
-    "ablation_effects",
-    "dose_response",
     "grade",
     "grade_scores",
     "split_half",

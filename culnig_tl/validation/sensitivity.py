@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
-from datasets import Dataset
 from tqdm.auto import tqdm
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import evaluate
-from culnig_tl.hooks import HookedModel
+from culnig_tl.evaluation import answers
+from culnig_tl.hooked_model import HookedModel
 from culnig_tl.neurons import NeuronSet
+from culnig_tl.questions import PreparedQuestions, Rows, prepare
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific
 
@@ -38,7 +38,7 @@ def threshold_sweep(
     z: Sequence[float] | None = None,
     thresholds: Mapping[str, float] | None = None,
     model: HookedModel | None = None,
-    benchmarks: Mapping[str, Dataset] | None = None,
+    benchmarks: Mapping[str, Rows] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Sizes, overlaps and, if wanted, effects of the sets that other thresholds select.
@@ -60,7 +60,7 @@ def threshold_sweep(
         progress: show a progress bar.
 
     Returns:
-        One row a threshold ("t", "r", "z") and value (and benchmark): threshold, value, default
+        One row per threshold ("t", "r", "z") and value (and benchmark): threshold, value, default
         (the threshold's own), n_neurons, jaccard (with the set at the defaults, 0 to 1); with a
         model also benchmark, accuracy (%) and probability (0 to 1) when the set is masked.
 
@@ -87,11 +87,16 @@ def threshold_sweep(
         if culture is None
         else partial(culture_specific, cultural, control, recognition, culture=culture)
     )
+    prepared = {
+        name: prepare(model, rows, token_budget=16384)
+        for name, rows in (benchmarks or {}).items()
+        if model is not None
+    }
     usual = select(**defaults)
     steps = list(_steps(defaults, t, r if recognition is not None else (), z))
     rows = []
-    for threshold, value, default, moved in tqdm(steps, desc="thresholds", disable=not progress):
-        neurons = select(**{**defaults, **moved})
+    for threshold, value, default, changed in tqdm(steps, desc="thresholds", disable=not progress):
+        neurons = select(**{**defaults, **changed})
         row = {
             "threshold": threshold,
             "value": value,
@@ -99,7 +104,7 @@ def threshold_sweep(
             "n_neurons": len(neurons),
             "jaccard": usual.jaccard(neurons),
         }
-        rows += [{**row, **effect} for effect in _effects(model, benchmarks, neurons)]
+        rows += [{**row, **effect} for effect in _effects(prepared, neurons)]
     return pd.DataFrame(rows)
 
 
@@ -120,13 +125,13 @@ def _steps(
     z: Sequence[float] | None,
 ) -> Iterator[tuple[str, float, float, dict[str, float]]]:
     """Threshold, its value, its default, and the arguments that it changes."""
-    kept = defaults["top"] if "top" in defaults else defaults["mlp_top"]
-    for value in [kept * each for each in _OF_SHARE_KEPT] if t is None else t:
+    share = defaults["top"] if "top" in defaults else defaults["mlp_top"]
+    for value in [share * each for each in _OF_SHARE_KEPT] if t is None else t:
         shares = [name for name in ("top", "mlp_top", "attention_top") if name in defaults]
-        yield "t", value, kept, {name: defaults[name] * value / kept for name in shares}
-    dropped = defaults["recognition_top"]
-    for value in [dropped * each for each in _OF_SHARE_DROPPED] if r is None else r:
-        yield "r", value, dropped, {"recognition_top": value}
+        yield "t", value, share, {name: defaults[name] * value / share for name in shares}
+    dropped_share = defaults["recognition_top"]
+    for value in [dropped_share * each for each in _OF_SHARE_DROPPED] if r is None else r:
+        yield "r", value, dropped_share, {"recognition_top": value}
     if "min_z" in defaults:
         least = defaults["min_z"]
         for value in [least + each for each in _FROM_Z] if z is None else z:
@@ -134,16 +139,15 @@ def _steps(
 
 
 def _effects(
-    model: HookedModel | None, benchmarks: Mapping[str, Dataset] | None, neurons: NeuronSet
+    benchmarks: Mapping[str, PreparedQuestions], neurons: NeuronSet
 ) -> Iterator[dict[str, str | float]]:
     """What masking does to each benchmark; one empty row where nothing is measured."""
-    if model is None or benchmarks is None:
+    if not benchmarks:
         yield {}
-        return
-    for name, rows in benchmarks.items():
-        answers = evaluate(model, rows, neurons=neurons)
+    for name, prepared in benchmarks.items():
+        answered = answers(prepared, neurons)
         yield {
             "benchmark": name,
-            "accuracy": 100 * float(answers["correct"].mean()),
-            "probability": float(answers["probability"].mean()),
+            "accuracy": 100 * float(answered["correct"].mean()),
+            "probability": float(answered["probability"].mean()),
         }

@@ -7,38 +7,39 @@ same question in other cultures) stay together, and a control question goes wher
 question went, so that the halves share no question.
 
 Every row is scored once; a half is a sum. Memory: two score tables (cultures x layers x neurons a
-site, float64) a split and data set.
+site, float64) per split and data set.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from datasets import Dataset
 
-from culnig_tl.attribution import QuestionScores, attribute_questions
-from culnig_tl.attribution.streaming import Method
+from culnig_tl.attribution import OwnMethod, QuestionScores, attribute_questions
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooks import DEFAULT_SITES, HookedModel
+from culnig_tl.hooked_model import HookedModel
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions import questions
+from culnig_tl.questions import PreparedQuestions, Rows, prepare
 from culnig_tl.scores import NeuronScores, ScoreAccumulator
 from culnig_tl.selection import culture_general
+from culnig_tl.sites import DEFAULT_SITES
+
+_ROLES = ("cultural", "control", "recognition")
 
 
 def split_half(
     model: HookedModel,
-    cultural: Dataset,
-    control: Dataset | None = None,
-    recognition: Dataset | None = None,
+    cultural: Rows,
+    control: Rows | None = None,
+    recognition: Rows | None = None,
     *,
     select: Callable[..., NeuronSet] = culture_general,
     splits: int = 5,
     seed: int = 0,
     sites: Sequence[str] = DEFAULT_SITES,
-    method: Method = "gradient_x_activation",
+    method: str | OwnMethod = "gradient_x_activation",
     token_budget: int = 8192,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -71,49 +72,55 @@ def split_half(
         >>> (halves["jaccard"] > halves["by_chance"]).all()
         np.True_
     """
-    data = [questions(rows) for rows in (cultural, control, recognition) if rows is not None]
-    if splits < 1 or any(len(set(rows["id"])) < 2 for rows in data):
-        raise InvalidInputError(
-            f"There are {splits} splits of {[len(set(rows['id'])) for rows in data]} questions; "
-            "give at least one split, and two questions a data set."
-        )
-    cuts = [_first_half(data, np.random.default_rng([seed, split])) for split in range(splits)]
-    options: dict[str, Any] = {"sites": sites, "method": method, "token_budget": token_budget}
-    given = {"cultural": cultural, "control": control, "recognition": recognition}
-    halves = {
-        name: _halves(model, questions(rows), cuts, name, progress, options)
-        for name, rows in given.items()
+    data = {
+        name: prepare(model, rows, token_budget=token_budget)
+        for name, rows in zip(_ROLES, (cultural, control, recognition), strict=True)
         if rows is not None
+    }
+    ids = [prepared.rows["id"][:] for prepared in data.values()]
+    n_questions = [len(set(each)) for each in ids]
+    if splits < 1 or min(n_questions) < 2:
+        raise InvalidInputError(
+            f"There are {splits} splits of {n_questions} questions; give at least one split, and "
+            "two questions per data set."
+        )
+    cuts = [_first_half(ids, np.random.default_rng([seed, split])) for split in range(splits)]
+    halves = {
+        name: _halves(prepared, cuts, name, progress, {"sites": sites, "method": method})
+        for name, prepared in data.items()
     }
     return pd.DataFrame([_agreement(halves, split, select) for split in range(splits)])
 
 
-def _first_half(data: Sequence[Dataset], generator: np.random.Generator) -> set[str]:
+def _first_half(ids: Sequence[Iterable[str]], generator: np.random.Generator) -> set[str]:
     """Ids of the first half; ids of a later data set that are new are halved by themselves."""
     first: set[str] = set()
-    known: set[str] = set()
-    for rows in data:
-        new = sorted(set(rows["id"]) - known)
-        known.update(new)
+    dealt: set[str] = set()
+    for of_data_set in ids:
+        new = sorted(set(of_data_set) - dealt)
+        dealt.update(new)
         first.update(generator.permutation(new)[: len(new) // 2].tolist())
     return first
 
 
 def _halves(
-    model: HookedModel,
-    rows: Dataset,
+    prepared: PreparedQuestions,
     cuts: Sequence[set[str]],
     name: str,
     progress: bool,
     options: dict[str, Any],
 ) -> list[tuple[NeuronScores, NeuronScores]]:
     """Scores of both halves for every cut, out of one pass over the rows."""
-    cultures = list(dict.fromkeys(rows["culture"]))
+    cultures = prepared.cultures
     sums = [(ScoreAccumulator(cultures), ScoreAccumulator(cultures)) for _ in cuts]
-    scored = attribute_questions(
-        model, rows, clamp=name == "control", progress=name if progress else False, **options
+    chunks = attribute_questions(
+        prepared.model,
+        prepared,
+        clamp=name == "control",
+        progress=name if progress else False,
+        **options,
     )
-    for chunk in scored:
+    for chunk in chunks:
         for first, (one, other) in zip(cuts, sums, strict=True):
             _add(one, chunk, [i for i, name in enumerate(chunk.ids) if name in first])
             _add(other, chunk, [i for i, name in enumerate(chunk.ids) if name not in first])

@@ -38,10 +38,11 @@ from torch.utils.flop_counter import flop_registry
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from culnig_tl.attribution import attribute, integrated_gradients
-from culnig_tl.hooks import DEFAULT_SITES, last_logits, scaled_neurons, site_shape
-from culnig_tl.models import bridge, hooked
+from culnig_tl.hooks import last_logits, scaled_neurons
+from culnig_tl.models import bridge, conversion
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import Batch
+from culnig_tl.sites import DEFAULT_SITES, site_shape
 
 Run = Callable[[], object]
 
@@ -100,7 +101,7 @@ def random_model(shape: dict[str, int], backend: str, device: str, dtype: torch.
     if backend == "bridge":
         model: Any = bridge.build(llama, "a random Llama", dtype)
     else:
-        model = hooked.convert(llama, device=device, dtype=dtype)
+        model = conversion.convert(llama, device=device, dtype=dtype)
     model.cfg.model_name = "a random Llama"
     model.eval().requires_grad_(False)
     site_shape(model, SITE)  # found once a model, by a short pass that no run should take

@@ -28,12 +28,11 @@ from attribution import SHAPES, processor, random_batches, random_model, spread
 
 import culnig_tl as ct
 from culnig_tl.attribution import attribute
-from culnig_tl.attribution.streaming import Method
-from culnig_tl.hooks import DEFAULT_SITES
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general
+from culnig_tl.sites import DEFAULT_SITES
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, str] = {
     "gradient x activation": "gradient_x_activation",
     "IG": "integrated_gradients",
 }
@@ -102,7 +101,7 @@ def rank_correlation(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
 
 
-def measured(make: Any, method: Method, arguments: argparse.Namespace) -> list[Moved]:
+def measured(make: Any, method: str, arguments: argparse.Namespace) -> list[Moved]:
     """One measurement a seed."""
     found = []
     for seed in range(arguments.seeds):

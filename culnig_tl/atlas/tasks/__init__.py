@@ -8,7 +8,7 @@ for a culture's *name*).
 
 from functools import cache
 
-from culnig_tl.atlas.prompts import Item
+from culnig_tl.atlas.prompts import TaskItem
 from culnig_tl.atlas.tasks.countries import N_TRAINED_PASSAGES, country_items
 from culnig_tl.atlas.tasks.cultural import cultural_items
 from culnig_tl.atlas.tasks.objects import N_TRAINED_PREMISES, commonsense_items, entailment_items
@@ -28,7 +28,7 @@ __all__ = [
 
 
 @cache
-def all_items() -> tuple[Item, ...]:
+def all_items() -> tuple[TaskItem, ...]:
     """The items of every task, those of training."""
     return (
         *cultural_items(),

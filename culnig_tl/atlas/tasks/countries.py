@@ -4,9 +4,9 @@ import random
 from functools import cache
 
 from culnig_tl.atlas.facts import CULTURES
-from culnig_tl.atlas.prompts import Item, stable_seed
-from culnig_tl.atlas.tasks.cultural import place_name
+from culnig_tl.atlas.prompts import TaskItem, stable_seed
 from culnig_tl.atlas.tasks.ordering import MONTHS
+from culnig_tl.cultures import in_a_sentence
 
 N_TRAINED_PASSAGES = 60
 NAMES = (
@@ -32,20 +32,20 @@ COUNTRY_FRAMES = (
 
 
 @cache
-def country_items(first: int = 0, n: int = N_TRAINED_PASSAGES) -> tuple[Item, ...]:
-    """`n` passages a culture, every other one with a second country that is not asked for."""
+def country_items(first: int = 0, n: int = N_TRAINED_PASSAGES) -> tuple[TaskItem, ...]:
+    """`n` passages per culture, every other one with a second country that is not asked for."""
     return tuple(_country_item(culture, i) for i in range(first, first + n) for culture in CULTURES)
 
 
-def _country_item(culture: str, i: int) -> Item:
+def _country_item(culture: str, i: int) -> TaskItem:
     rng = random.Random(stable_seed("countries", culture, str(i)))
     name, other = rng.sample(NAMES, 2)
     other_culture = rng.choice([other for other in CULTURES if other != culture])
     two = i % 2 == 1
-    slots = {"name": name, "month": rng.choice(MONTHS), "place": place_name(culture)}
+    slots = {"name": name, "month": rng.choice(MONTHS), "place": in_a_sentence(culture)}
     if two:
-        slots |= {"other": other, "other_place": place_name(other_culture)}
-    return Item(
+        slots |= {"other": other, "other_place": in_a_sentence(other_culture)}
+    return TaskItem(
         benchmark="atlas-countries",
         id=f"countries-{i:03d}",
         culture=culture,

@@ -1,9 +1,10 @@
-"""One item a fact of everyday culture."""
+"""One item per fact of everyday culture."""
 
 from functools import cache
 
 from culnig_tl.atlas.facts import Fact, distractors, facts
-from culnig_tl.atlas.prompts import Item
+from culnig_tl.atlas.prompts import TaskItem
+from culnig_tl.cultures import in_a_sentence
 
 CULTURAL_FRAMES = (
     "What is the most common {phrase} in {place}?",
@@ -13,19 +14,14 @@ CULTURAL_FRAMES = (
 )
 
 
-def place_name(culture: str) -> str:
-    """A culture's name in a sentence."""
-    return f"the {culture}" if culture in ("USA", "UK") else culture
-
-
 @cache
-def cultural_items() -> tuple[Item, ...]:
-    """One item a fact."""
+def cultural_items() -> tuple[TaskItem, ...]:
+    """One item per fact."""
     return tuple(_cultural_item(fact) for fact in facts())
 
 
-def _cultural_item(fact: Fact) -> Item:
-    return Item(
+def _cultural_item(fact: Fact) -> TaskItem:
+    return TaskItem(
         benchmark="atlas",
         id=fact.question.id,
         culture=fact.culture,
@@ -34,5 +30,5 @@ def _cultural_item(fact: Fact) -> Item:
         frames=CULTURAL_FRAMES,
         answer=fact.answer,
         distractors=distractors(fact),
-        slots=(("place", place_name(fact.culture)),),
+        slots=(("place", in_a_sentence(fact.culture)),),
     )

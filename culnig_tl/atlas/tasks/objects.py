@@ -3,8 +3,8 @@
 import random
 from functools import cache
 
-from culnig_tl.atlas.facts import read_table, split_alternatives
-from culnig_tl.atlas.prompts import Item, stable_seed
+from culnig_tl.atlas.facts import csv_rows, split_alternatives
+from culnig_tl.atlas.prompts import TaskItem, stable_seed
 from culnig_tl.atlas.tasks.countries import NAMES
 
 RELATION_PHRASES = {
@@ -23,11 +23,11 @@ NO_ARTICLE = ("scissors", "boots", "sandals", "soap", "chalk")
 
 
 @cache
-def commonsense_items() -> tuple[Item, ...]:
-    """One item an object and relation; a cell holds the answer, then what is true as well."""
+def commonsense_items() -> tuple[TaskItem, ...]:
+    """One item per object and relation; a cell holds the answer, then what is true as well."""
     cells = {
         (row["object"], relation): split_alternatives(row[relation])
-        for row in read_table("objects.csv")
+        for row in csv_rows("objects.csv")
         for relation in RELATION_PHRASES
         if row[relation]
     }
@@ -36,7 +36,7 @@ def commonsense_items() -> tuple[Item, ...]:
         for relation in RELATION_PHRASES
     }
     return tuple(
-        Item(
+        TaskItem(
             benchmark="atlas-commonsense",
             id=f"commonsense-{name}-{relation}",
             culture="",
@@ -79,8 +79,8 @@ ENTAILMENT_FRAMES = (
 
 
 @cache
-def entailment_items(first: int = 0, n: int = N_TRAINED_PREMISES) -> tuple[Item, ...]:
-    """`n` pairs of sentences an object and kind, with other people in each."""
+def entailment_items(first: int = 0, n: int = N_TRAINED_PREMISES) -> tuple[TaskItem, ...]:
+    """`n` pairs of sentences per object and kind, with other people in each."""
     return tuple(
         _entailment_item(name, kind, follows, i)
         for i in range(first, first + n)
@@ -95,7 +95,7 @@ def _kind_pairs() -> tuple[tuple[str, str, bool], ...]:
     The kinds of the true pairs are dealt out again, each to an object of which it is not true; so
     neither the object alone nor the kind alone tells the answer.
     """
-    kinds = {row["object"]: split_alternatives(row["kind"]) for row in read_table("objects.csv")}
+    kinds = {row["object"]: split_alternatives(row["kind"]) for row in csv_rows("objects.csv")}
     kinds = {name: words for name, words in kinds.items() if words and words[0] in KIND_NOUNS}
     names, dealt = list(kinds), [words[0] for words in kinds.values()]
     rng = random.Random(0)
@@ -109,9 +109,9 @@ def _kind_pairs() -> tuple[tuple[str, str, bool], ...]:
     )
 
 
-def _entailment_item(name: str, kind: str, follows: bool, i: int) -> Item:
+def _entailment_item(name: str, kind: str, follows: bool, i: int) -> TaskItem:
     rng = random.Random(stable_seed("entailment", name, kind, str(i)))
-    return Item(
+    return TaskItem(
         benchmark="atlas-entailment",
         id=f"entailment-{name}-{kind}-{i}",
         culture="",

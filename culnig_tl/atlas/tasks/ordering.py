@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 
-from culnig_tl.atlas.prompts import Item
+from culnig_tl.atlas.prompts import TaskItem
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
@@ -40,7 +40,7 @@ EXTREME_FRAMES = (
 
 
 @cache
-def ordering_items() -> tuple[Item, ...]:
+def ordering_items() -> tuple[TaskItem, ...]:
     """Neighbours in the week and the year, extremes among numbers and animals."""
     neighbours = [
         _neighbour_item(unit, cycle, i, step)
@@ -58,9 +58,9 @@ def ordering_items() -> tuple[Item, ...]:
     return (*neighbours, *extremes)
 
 
-def _neighbour_item(unit: str, cycle: Sequence[str], i: int, step: int) -> Item:
+def _neighbour_item(unit: str, cycle: Sequence[str], i: int, step: int) -> TaskItem:
     answer = cycle[(i + step) % len(cycle)]
-    return Item(
+    return TaskItem(
         benchmark="atlas-ordering",
         id=f"ordering-{unit}-{'after' if step > 0 else 'before'}-{cycle[i]}",
         culture="",
@@ -73,8 +73,8 @@ def _neighbour_item(unit: str, cycle: Sequence[str], i: int, step: int) -> Item:
     )
 
 
-def _extreme_item(unit: str, scale: Sequence[str], i: int, side: int) -> Item:
-    return Item(
+def _extreme_item(unit: str, scale: Sequence[str], i: int, side: int) -> TaskItem:
+    return TaskItem(
         benchmark="atlas-ordering",
         id=f"ordering-{unit}-{'largest' if side > 0 else 'smallest'}-{scale[i]}",
         culture="",

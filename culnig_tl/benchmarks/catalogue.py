@@ -1,0 +1,172 @@
+"""Benchmarks by name: those of this package, and any that is registered.
+
+Every ``Benchmark`` that a module of this package has is in the catalogue, so that a new benchmark
+is one new module. A benchmark of one's own is given to ``load_benchmark`` or to ``register``.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import get_args
+
+from datasets import Dataset
+
+from culnig_tl.benchmarks.definition import Benchmark, Measure
+from culnig_tl.benchmarks.loading import Source
+from culnig_tl.benchmarks.sample import drawn, drawn_per_culture, with_values
+from culnig_tl.cultures import culture_key
+from culnig_tl.errors import InvalidInputError, UnknownNameError, check_choice
+from culnig_tl.questions import Split, Template
+
+
+def load_benchmark(
+    name: str | Benchmark,
+    *,
+    split: Split,
+    data_dir: str | Path | None = None,
+    cultures: Sequence[str] | None = None,
+    topics: Sequence[str] | None = None,
+    limit: int | None = None,
+    per_culture: int | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    templates: Template | str | Sequence[Template | str] | None = None,
+) -> Dataset:
+    """Rows of a benchmark.
+
+    Args:
+        name: ``"atlas"`` (culture), ``"atlas-control"`` (the same without the question),
+            ``"atlas-countries"`` (country names), ``"atlas-commonsense"``, ``"atlas-ordering"``,
+            ``"atlas-entailment"`` (pairs of sentences);
+            ``"blend"``, ``"culturalbench"``, ``"normad"``, the same with ``"-control"``,
+            ``"blend-open"`` (written answers, for ``evaluate_open`` alone);
+            ``"worldvaluesbench"`` (from local files only), ``"countryrc"`` (country names, with
+            passages of this package); ``"commonsenseqa"``, ``"qnli"``, ``"mrpc"``.
+            Or a ``Benchmark`` of your own, which is then registered under its name.
+        split: ``"identify"`` to find neurons, ``"test"`` (the other rows) to measure them,
+            ``"all"`` for both. The last three benchmarks have no part to identify with, and their
+            ``"test"`` is ``"all"``.
+        data_dir: the folder of that benchmark's files; None fetches them from the hub.
+        cultures: only these, in any benchmark's spelling; None takes all.
+        topics: only these, as the benchmark names them; None takes all.
+        limit: at most so many rows, drawn with ``seed``, in their order.
+        per_culture: at most so many rows of each culture, drawn with ``seed``, in their order;
+            ``limit`` counts what is left.
+        seed: seed of the draws.
+        revision: commit, branch or tag of the hub's repository; None takes the pinned commit where
+            there is one, else the main branch. What was read stands in ``rows.info.description``.
+        templates: wordings in place of the benchmark's own. A text is a template of letters, or of
+            digits where it lists ``1. {option_a}``.
+
+    Returns:
+        Every question in every wording, in the schema of ``questions``, or for ``"blend-open"`` in
+        that of ``blend_open``.
+
+    Raises:
+        UnknownNameError: an unknown benchmark, culture or topic; those that there are are listed.
+        MissingFileError: files that are not in ``data_dir``, or a hub out of reach.
+        InvalidInputError: a limit below 1, a record that cannot be used, no templates in the list,
+            templates for atlas, or a Benchmark under another's name.
+
+    Example:
+        >>> load_benchmark("atlas", split="test", cultures=["Iran"], limit=3)["culture"][:]
+        ['Iran', 'Iran', 'Iran']
+        >>> len(load_benchmark("atlas", split="test", cultures=["UK", "Assam"], per_culture=3))
+        6
+    """
+    value = register(name) if isinstance(name, Benchmark) else benchmark(name)
+    check_choice("split", split, get_args(Split))
+    if cultures is not None:
+        value.check_culture()
+    source = Source(None if data_dir is None else Path(data_dir).expanduser(), revision)
+    rows = value.rows(split, source, templates)
+    if cultures is not None:
+        rows = with_values(rows, "culture", cultures, name=value.name, key=culture_key)
+    if topics is not None:
+        rows = with_values(rows, "topic", topics, name=value.name)
+    if per_culture is not None:
+        rows = drawn_per_culture(rows, per_culture, seed)
+    return rows if limit is None else drawn(rows, limit, seed)
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of a name.
+
+    Raises:
+        UnknownNameError: there is none; the names that there are are listed.
+
+    Example:
+        >>> benchmark("worldvaluesbench").measure.name
+        'alignment'
+    """
+    if name not in _benchmarks():
+        raise UnknownNameError(
+            f"There is no benchmark {name!r}; the known ones are {', '.join(benchmark_names())}."
+        )
+    return _benchmarks()[name]
+
+
+def benchmark_names() -> tuple[str, ...]:
+    """The names of all benchmarks, registered ones last.
+
+    Example:
+        >>> "blend-control" in benchmark_names()
+        True
+    """
+    return tuple(_benchmarks())
+
+
+def measure_of(name: str) -> Measure | None:
+    """What a benchmark's rows are measured by beside accuracy, by their column ``benchmark``.
+
+    None for accuracy alone, for a control, and for a name that is none of a benchmark.
+
+    Example:
+        >>> measure_of("blend"), measure_of("my own rows")
+        (None, None)
+    """
+    return _benchmarks()[name].measure if name in _benchmarks() else None
+
+
+def register(value: Benchmark) -> Benchmark:
+    """Put a benchmark of one's own into the catalogue, until Python ends.
+
+    In a notebook a cell can be run again: what a notebook itself defines takes the place of what it
+    defined before.
+
+    Raises:
+        InvalidInputError: another benchmark has its name.
+
+    Example:
+        >>> register(benchmark("blend")).name
+        'blend'
+    """
+    holder = _benchmarks().get(value.name, value)
+    if holder != value and not (_of_notebook(holder) and _of_notebook(value)):
+        raise InvalidInputError(
+            f"There is another benchmark called {value.name!r}; give yours another name."
+        )
+    _benchmarks()[value.name] = value
+    return value
+
+
+@cache
+def _benchmarks() -> dict[str, Benchmark]:
+    """Every Benchmark of this package's modules, by name."""
+    package = import_module("culnig_tl.benchmarks")
+    modules = [
+        import_module(f"{package.__name__}.{module.name}")
+        for module in iter_modules(package.__path__)
+    ]
+    return {
+        value.name: value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, Benchmark)
+    }
+
+
+def _of_notebook(value: Benchmark) -> bool:
+    return getattr(value.load, "__module__", "") == "__main__"

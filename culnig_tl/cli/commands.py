@@ -1,0 +1,162 @@
+"""One stage at a time: scores, neurons, answers."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import culnig_tl as ct
+from culnig_tl.attribution import launched
+from culnig_tl.cli.options import (
+    OUT,
+    SITES,
+    Backend,
+    Device,
+    Dtype,
+    ModelName,
+    Quiet,
+    Rows,
+    Sites,
+    TokenBudget,
+    load,
+    plain_errors,
+    rows_of,
+)
+from culnig_tl.files import replacing
+
+
+def score(
+    model: ModelName,
+    rows: Rows,
+    out: Annotated[Path, typer.Option(help="Where to write the scores (.safetensors).")],
+    clamp: Annotated[
+        bool, typer.Option("--clamp", help="Cut negative scores to 0: for control questions.")
+    ] = False,
+    sites: Sites = "default",
+    method: Annotated[
+        Literal["gradient_x_activation", "integrated_gradients"],
+        typer.Option(help="How a neuron's share in an answer is estimated."),
+    ] = "gradient_x_activation",
+    steps: Annotated[int, typer.Option(help="Steps of integrated gradients.", min=1)] = 20,
+    path: Annotated[
+        Literal["joint", "layer"],
+        typer.Option(help="Integrated gradients: all layers together, or one at a time."),
+    ] = "joint",
+    padding: Annotated[
+        Literal["ignore", "zero"], typer.Option(help="zero: count it, as the published code does.")
+    ] = "ignore",
+    backend: Backend = "auto",
+    dtype: Dtype = "float32",
+    device: Device = None,
+    token_budget: TokenBudget = 8192,
+    quiet: Quiet = False,
+) -> None:
+    """Score every neuron of a model on your rows; resumable, in one process or in many.
+
+    Example:  culnig-tl score atlas atlas:identify --out cultural.safetensors
+
+    Eight GPUs:  torchrun --nproc_per_node 8 -m culnig_tl score my-model rows.csv --out
+    cultural.safetensors
+    """
+    checkpoint = out.with_name(out.name + ".checkpoint")
+    with plain_errors(resumable=checkpoint, shared=True):
+        state = launched()
+        if state is not None and device is None:
+            device = str(state.device)
+        scores = ct.attribute(
+            load(model, backend=backend, dtype=dtype, device=device, quiet=quiet),
+            rows_of(rows),
+            sites=SITES[sites],
+            method=method,
+            steps=steps,
+            path=path,
+            padding=padding,
+            clamp=clamp,
+            token_budget=token_budget,
+            checkpoint=checkpoint,
+            progress=not quiet,
+        )
+        if state is not None and not state.is_main_process:
+            return
+        scores.save(out)
+        OUT.print(
+            f"{out}: {len(scores.cultures)} cultures, {scores.n_questions} questions, "
+            f"{', '.join(scores.sites)}",
+            soft_wrap=True,
+        )
+
+
+def select(
+    cultural: Annotated[Path, typer.Option(help="Scores of the cultural questions.")],
+    out: Annotated[Path, typer.Option(help="Where to write the neurons (.json).")],
+    control: Annotated[Path | None, typer.Option(help="Scores of the control.")] = None,
+    recognition: Annotated[Path | None, typer.Option(help="Scores of the country names.")] = None,
+    culture: Annotated[
+        str | None, typer.Option(help="Neurons of this culture; without it, culture-general ones.")
+    ] = None,
+    mlp_top: Annotated[float, typer.Option(help="General: share of MLP neurons.")] = 0.01,
+    attention_top: Annotated[float, typer.Option(help="General: share of q, k, v.")] = 0.002,
+    top: Annotated[float, typer.Option(help="Specific: share of all neurons.")] = 0.003,
+    min_z: Annotated[float, typer.Option(help="Specific: least z-score.")] = 0.5,
+    recognition_top: Annotated[float, typer.Option(help="Share to drop by country names.")] = 0.01,
+) -> None:
+    """Select culture-general neurons, or those of one culture, from scores.
+
+    Example:  culnig-tl select --cultural cultural.safetensors --control control.safetensors
+    --out general.json
+    """
+    with plain_errors():
+        scores = (
+            ct.NeuronScores.load(cultural),
+            ct.NeuronScores.load(control) if control is not None else None,
+            ct.NeuronScores.load(recognition) if recognition is not None else None,
+        )
+        if culture is None:
+            neurons = ct.culture_general(
+                *scores,
+                mlp_top=mlp_top,
+                attention_top=attention_top,
+                recognition_top=recognition_top,
+            )
+        else:
+            neurons = ct.culture_specific(
+                *scores, culture=culture, top=top, recognition_top=recognition_top, min_z=min_z
+            )
+        neurons.save(out)
+        OUT.print(f"{out}: {len(neurons)} neurons", soft_wrap=True)
+
+
+def evaluate(
+    model: ModelName,
+    rows: Rows,
+    neurons: Annotated[
+        Path | None, typer.Option(help="Neurons to scale (.json); without it, the model as it is.")
+    ] = None,
+    factor: Annotated[float, typer.Option(help="0 suppresses, 2 enhances.")] = 0.0,
+    out: Annotated[Path | None, typer.Option(help="Where to write the answers (.csv).")] = None,
+    backend: Backend = "auto",
+    dtype: Dtype = "float32",
+    device: Device = None,
+    token_budget: TokenBudget = 16384,
+    quiet: Quiet = False,
+) -> None:
+    """Accuracy and mean P(answer) on your rows, with neurons scaled or not.
+
+    Example:  culnig-tl evaluate atlas atlas:test --neurons general.json --factor 0
+    """
+    with plain_errors():
+        answers = ct.evaluate(
+            load(model, backend=backend, dtype=dtype, device=device, quiet=quiet),
+            rows_of(rows),
+            neurons=ct.NeuronSet.load(neurons) if neurons is not None else None,
+            factor=factor,
+            token_budget=token_budget,
+            progress=not quiet,
+        )
+        if out is not None:
+            with replacing(out) as part:
+                answers.to_csv(part, index=False)
+        OUT.print(
+            f"accuracy {100 * answers['correct'].mean():.1f} %, mean P(answer) "
+            f"{answers['probability'].mean():.3f}, {len(answers)} prompts"
+        )

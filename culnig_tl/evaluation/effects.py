@@ -1,0 +1,133 @@
+"""Several conditions on several benchmarks, and every culture's neurons on every culture."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from culnig_tl.errors import InvalidInputError
+from culnig_tl.evaluation.answers import Mode, answers
+from culnig_tl.evaluation.conditions import Condition, Neurons, answers_under
+from culnig_tl.evaluation.summary import summarise
+from culnig_tl.hooked_model import HookedModel
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.questions import Rows, prepare
+
+
+def compare(
+    model: HookedModel,
+    benchmarks: Mapping[str, Rows],
+    conditions: Mapping[str, Neurons | Condition] | Sequence[Condition],
+    *,
+    factor: float | Mapping[str, float] = 0.0,
+    mode: Mode = "argmax",
+    reference: str = "random",
+    seed: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Accuracy and mean ``P(answer)`` of every condition on every benchmark.
+
+    Args:
+        model: any model with named hook points.
+        benchmarks: questions, or prepared ones, by name.
+        conditions: neurons to scale by name, None the model as it is, several sets averaged; or
+            ``Condition`` values, each with its factor. A condition called ``"layer-matched"`` gives
+            ``p_layer_matched``.
+        factor: what their activations are multiplied by; or factors by the name of their condition
+            (0 for those not named).
+        mode: as in ``evaluate``.
+        reference: the condition that a drop must beat (see ``p_value``).
+        seed: seed of the bootstrap.
+        progress: show a progress bar.
+
+    Returns:
+        The table of ``summarise``; ``ct.tables.to_markdown(table)`` shows it as the paper does.
+
+    Raises:
+        InvalidInputError: no benchmarks or conditions, or a factor for a condition that is not
+            there.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> rows = ct.load_benchmark("atlas", split="test", limit=8)
+        >>> key = ct.answer_key("general")
+        >>> conditions = {"original": None, "planted": key}
+        >>> table = compare(ct.load_model(), {"atlas": rows}, conditions, progress=False)
+    """
+    if not benchmarks or not conditions:
+        raise InvalidInputError(
+            f"There are {len(benchmarks)} benchmarks and {len(conditions)} conditions to compare; "
+            "give at least one of each."
+        )
+    answered = answers_under(
+        {name: prepare(model, rows, token_budget=16384) for name, rows in benchmarks.items()},
+        _listed(conditions, factor),
+        mode=mode,
+        progress="comparison" if progress else False,
+    )
+    return summarise(answered, reference=reference, seed=seed)
+
+
+def _listed(
+    conditions: Mapping[str, Neurons | Condition] | Sequence[Condition],
+    factor: float | Mapping[str, float],
+) -> list[Condition]:
+    """The conditions, those given by name with their factor."""
+    if not isinstance(conditions, Mapping):
+        return list(conditions)
+    factors = factor if isinstance(factor, Mapping) else dict.fromkeys(conditions, factor)
+    if unknown := [name for name in factors if name not in conditions]:
+        raise InvalidInputError(
+            f"There is a factor for {', '.join(unknown)}, but the conditions are "
+            f"{', '.join(conditions)}."
+        )
+    return [
+        Condition.of(name, neurons, factors.get(name, 0.0)) for name, neurons in conditions.items()
+    ]
+
+
+def culture_effects(
+    model: HookedModel,
+    rows: Rows,
+    sets: Mapping[str, NeuronSet],
+    *,
+    factor: float = 0.0,
+    mode: Mode = "argmax",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """What scaling each culture's neurons does to every culture.
+
+    Args:
+        model: any model with named hook points.
+        rows: questions of several cultures, or prepared ones.
+        sets: neurons by the culture they were selected for.
+        factor: what their activations are multiplied by.
+        mode: as in ``evaluate``.
+        progress: show a progress bar.
+
+    Returns:
+        One row per pair: masked, tested, change (of accuracy, in points), probability_change,
+        n_neurons, n_prompts.
+    """
+    prepared = prepare(model, rows)
+    original = _by_culture(answers(prepared, mode=mode))
+    effects = []
+    for masked, neurons in tqdm(sets.items(), desc="cultures", disable=not progress):
+        answered = answers(prepared, neurons, factor, mode=mode)
+        change = _by_culture(answered) - original
+        effects += [
+            {
+                "masked": masked,
+                "tested": tested,
+                "change": 100 * change.loc[tested, "correct"],
+                "probability_change": change.loc[tested, "probability"],
+                "n_neurons": len(neurons),
+                "n_prompts": int((answered["culture"] == tested).sum()),
+            }
+            for tested in change.index
+        ]
+    return pd.DataFrame(effects)
+
+
+def _by_culture(answered: pd.DataFrame) -> pd.DataFrame:
+    return answered.groupby("culture", sort=False)[["correct", "probability"]].mean()

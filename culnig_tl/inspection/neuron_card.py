@@ -1,0 +1,168 @@
+"""The card of a neuron: what it holds, how it shows itself, and how a file holds it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from culnig_tl.errors import InvalidInputError
+from culnig_tl.files import read_json, replacing
+from culnig_tl.html import ColouredTokens, fragment, named, number, with_style, write_page
+
+_FORMAT = "culnig_tl neuron card 1"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt in which a neuron is active.
+
+    Attributes:
+        tokens: the prompt's tokens with the neuron's activation at each.
+        question: what ``NeuronCard.questions`` says of this prompt.
+        estimate: first-order estimate of the drop of ``P(answer)``, ``sum_i(a * dP/da)``.
+    """
+
+    tokens: ColouredTokens
+    question: Mapping[Any, Any]
+    estimate: float
+
+
+@dataclass(frozen=True, repr=False)
+class NeuronCard:
+    """Everything known about one neuron; it shows itself in Jupyter.
+
+    Attributes:
+        id: the neuron's name, e.g. ``L3.mlp.hook_post.17``.
+        model: the model's name.
+        ranks: columns scores, value (``S(D)``), rank, pool (neurons ranked), share (0 to 1).
+        histogram: columns low, high, tokens: activations at text tokens.
+        limit: the largest absolute activation at a text token; ends of the colour scale.
+        questions: one row per prompt: id, culture, topic, template, answer, highest and lowest
+            activation, score, probability, probability_off, drop, correct, correct_off.
+        strongest, weakest: the prompts with the highest and the lowest activation, one per
+            question and culture.
+        cultures, topics: one row each: prompts, highest (mean of the prompts' peaks), score, drop
+            (means), accuracy_drop (points).
+        direction: what its output direction is, or why it has none.
+        promoted, demoted: columns token, effect (on the logit, per unit of activation).
+        neighbours: columns neuron, correlation (of scores over prompts), score (``S(D)``).
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> rows = ct.load_benchmark("atlas", split="identify", limit=32)
+        >>> card = ct.inspect_neuron(ct.load_model(), rows, "L0.mlp.hook_post.152")
+        >>> card
+        L0.mlp.hook_post.152 of atlas: rank 7 of 2,048 by “these questions”, seen on 32 prompts
+    """
+
+    id: str
+    model: str
+    ranks: pd.DataFrame
+    histogram: pd.DataFrame
+    limit: float
+    questions: pd.DataFrame
+    strongest: tuple[Example, ...]
+    weakest: tuple[Example, ...]
+    cultures: pd.DataFrame
+    topics: pd.DataFrame
+    direction: str
+    promoted: pd.DataFrame
+    demoted: pd.DataFrame
+    neighbours: pd.DataFrame
+
+    def __repr__(self) -> str:
+        place = self._best_rank
+        return (
+            f"{self.id} of {self.model}: rank {place['rank']:,} of {place['pool']:,} by "
+            f"“{place['scores']}”, seen on {len(self.questions)} prompts"
+        )
+
+    @property
+    def summary(self) -> str:
+        """Two sentences: where it ranks, and what switching it off does."""
+        place = self._best_rank
+        culture = self.cultures.iloc[0]
+        mean_drop = self.questions["drop"].mean()
+        verb = "lowers" if mean_drop >= 0 else "raises"
+        return (
+            f"It ranks {place['rank']:,} of {place['pool']:,} by “{place['scores']}” (top "
+            f"{100 * place['share']:.2g} %). Switching it off {verb} P(answer) by "
+            f"{number(abs(mean_drop), '.2g')} on average over these prompts; the largest drop is "
+            f"that of {named(culture['culture'])}, {number(culture['drop'], '+.2g')}."
+        )
+
+    @property
+    def _best_rank(self) -> Mapping[Any, Any]:
+        """The row of ``ranks`` where it ranks best."""
+        return self.ranks.sort_values("rank", kind="stable").iloc[0].to_dict()
+
+    def fragment(self) -> str:
+        """The card as a piece of HTML, to stand on a page that has ``html.FRAGMENT_STYLE``."""
+        return fragment("card.html", card=self, summary=self.summary)
+
+    def _repr_html_(self) -> str:
+        return with_style(self.fragment())
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the card as a page of its own, whole or not at all; nothing on it needs a network.
+
+        Raises:
+            UnwritableError: the folder cannot be made or written.
+        """
+        return write_page(path, title=f"{self.id} of {self.model}", body=self.fragment())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the card as JSON, whole or not at all, for ``load`` to read again.
+
+        Raises:
+            UnwritableError: the folder cannot be made or written.
+        """
+        content = {each.name: _to_json(getattr(self, each.name)) for each in fields(self)}
+        with replacing(path) as part:
+            text = json.dumps({"format": _FORMAT, **content}, ensure_ascii=False)
+            part.write_text(text, encoding="utf-8")
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NeuronCard":
+        """Read a card that ``save`` wrote.
+
+        Raises:
+            MissingFileError: there is no such file.
+            InvalidInputError: the file holds something else.
+        """
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise InvalidInputError(
+                f"{path} is no neuron's card; give a file that NeuronCard.save wrote."
+            )
+        try:
+            return cls(**{each.name: _from_json(content[each.name]) for each in fields(cls)})
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"{path} is a neuron's card of another version, or incomplete ({error!r}); delete "
+                "it and make it anew."
+            ) from error
+
+
+def _to_json(value: Any) -> Any:
+    """A field of a card as JSON has it."""
+    if isinstance(value, pd.DataFrame):
+        return value.to_dict("split", index=False)
+    return [asdict(example) for example in value] if isinstance(value, tuple) else value
+
+
+def _from_json(value: Any) -> Any:
+    """The field that ``_to_json`` wrote."""
+    if isinstance(value, dict):
+        return pd.DataFrame(**value)
+    return tuple(map(_example_from_json, value)) if isinstance(value, list) else value
+
+
+def _example_from_json(stored: Mapping[str, Any]) -> Example:
+    tokens = stored["tokens"]
+    coloured = ColouredTokens(tuple(tokens["tokens"]), tuple(tokens["values"]), tokens["unit"])
+    return Example(coloured, stored["question"], stored["estimate"])

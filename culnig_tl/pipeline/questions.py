@@ -1,0 +1,87 @@
+"""The questions of a run, each validated, rendered and tokenised once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from datasets import Dataset
+
+from culnig_tl.benchmarks import load_benchmark
+from culnig_tl.hooked_model import HookedModel
+from culnig_tl.questions import PreparedQuestions, Rows, prepare
+
+ROLES = ("cultural", "control", "recognition")
+"""What questions are scored for."""
+
+_IDENTIFICATION = {
+    "cultural": "atlas",
+    "control": "atlas-control",
+    "recognition": "atlas-countries",
+}
+_TESTS = {
+    "culture": "atlas",
+    "country names": "atlas-countries",
+    "common sense": "atlas-commonsense",
+    "ordering": "atlas-ordering",
+    "entailment": "atlas-entailment",
+}
+
+
+@dataclass(frozen=True)
+class RunQuestions:
+    """The questions of a run.
+
+    Attributes:
+        data: questions to identify with, by role: cultural, control and recognition.
+        tests: questions to measure with, by name.
+        culture_test: questions for the culture x culture effects.
+    """
+
+    data: Mapping[str, PreparedQuestions]
+    tests: Mapping[str, PreparedQuestions]
+    culture_test: PreparedQuestions
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedModel,
+        *,
+        cultural: Rows | None = None,
+        control: Rows | None = None,
+        recognition: Rows | None = None,
+        benchmarks: Mapping[str, Rows] | None = None,
+        culture_test: Rows | None = None,
+        token_budget: int = 8192,
+    ) -> "RunQuestions":
+        """Prepared questions; the embedded model's where none are given.
+
+        Raises:
+            InvalidInputError: rows that cannot be used.
+        """
+
+        def ready(rows: Rows) -> PreparedQuestions:
+            return prepare(model, rows, token_budget=token_budget)
+
+        given = zip(ROLES, (cultural, control, recognition), strict=True)
+        tests = {name: ready(rows) for name, rows in (benchmarks or atlas_benchmarks()).items()}
+        return cls(
+            data={role: ready(atlas_rows(role) if rows is None else rows) for role, rows in given},
+            tests=tests,
+            culture_test=next(iter(tests.values()))
+            if culture_test is None
+            else ready(culture_test),
+        )
+
+
+def atlas_rows(role: str) -> Dataset:
+    """The embedded model's questions to identify with, by the role that they have."""
+    return load_benchmark(_IDENTIFICATION[role], split="identify")
+
+
+def atlas_benchmarks() -> dict[str, Dataset]:
+    """The embedded model's test questions, none of them used for identification, by name.
+
+    Example:
+        >>> list(atlas_benchmarks())[0]
+        'culture'
+    """
+    return {name: load_benchmark(rows, split="test") for name, rows in _TESTS.items()}
