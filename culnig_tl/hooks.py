@@ -14,7 +14,7 @@ from functools import partial
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError, check_choice
@@ -67,15 +67,6 @@ def scaled_neurons(
         yield model
 
 
-def last_logits(
-    model: HookedModel, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"]
-) -> Float[Tensor, "batch vocab"]:
-    """Logits at the last position of left-padded prompts; only that position is unembedded."""
-    # no earlier: transformers' GPT-2 asks for every position up to its last norm
-    with model.hooks(fwd_hooks=[("unembed.hook_in", _keep_last_position)]):
-        return model(tokens, attention_mask=mask.long())[:, -1]
-
-
 def check_same_model(model: HookedModel, neurons: NeuronSet) -> None:
     """Refuse a set that was chosen on a model of another shape; warn if only the weights differ.
 
@@ -126,7 +117,3 @@ def _scale(activation: Tensor, hook: object, *, multiplier: Tensor, positions: P
     if positions == "all":
         return activation * shaped
     return torch.cat([activation[:, :-1], activation[:, -1:] * shaped], dim=1)
-
-
-def _keep_last_position(residual: Tensor, hook: object) -> Tensor:
-    return residual[:, -1:]

@@ -12,7 +12,8 @@ per site.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,14 @@ class NeuronScores:
         )
         return (
             f"Scores{f' of {model}' if model else ''} on {self.n_questions} questions, "
-            f"{len(self.cultures)} cultures: {sites}"
+            f"{len(self.cultures)} cultures: {sites}{self._completeness_text}"
         )
+
+    @property
+    def _completeness_text(self) -> str:
+        if self.completeness is None:
+            return ""
+        return f"; sums of integrated gradients are {100 * self.completeness:.1f} % off"
 
     def _repr_html_(self) -> str:
         from culnig_tl.html import described_table
@@ -78,6 +85,22 @@ class NeuronScores:
     def shapes(self) -> dict[str, tuple[int, int]]:
         """(layers, neurons per layer) of each site."""
         return {site: (value.shape[1], value.shape[2]) for site, value in self.values.items()}
+
+    @property
+    def completeness_by_site(self) -> dict[str, float]:
+        """How far integrated gradients are from adding up, by site; empty for other methods.
+
+        Summed over questions, ``|sum of IG - (T(1) - T(0))|`` over ``|T(1) - T(0)|`` along the path
+        from factor 0 to 1, where ``T`` is the target; by layer, that of the worst layer.
+        """
+        figures = self.source.get("completeness", {})
+        return {site: max(of_paths) for site, of_paths in figures.items()}
+
+    @property
+    def completeness(self) -> float | None:
+        """The worst of ``completeness_by_site``; 0 is perfect, above 0.05 there was a warning. None
+        for methods other than integrated gradients."""
+        return max(self.completeness_by_site.values(), default=None)
 
     def total(self, site: str) -> Float[Tensor, "layer neuron"]:
         """``S(D)`` at a site, summed over cultures."""
@@ -245,6 +268,7 @@ class ScoreSums:
         n_prompts: number of prompts of each culture.
         ids: the distinct question ids.
         dtype: type of the scores that were added, and of those that come out.
+        gaps: sums of error and change of each path of integrated gradients, by site.
     """
 
     sums: Mapping[str, Float[Tensor, "culture layer neuron"]]
@@ -252,6 +276,7 @@ class ScoreSums:
     n_prompts: tuple[int, ...]
     ids: tuple[str, ...]
     dtype: torch.dtype
+    gaps: Mapping[str, Float[Tensor, "path 2"]] = field(default_factory=dict)
 
 
 class ScoreAccumulator:
@@ -268,6 +293,7 @@ class ScoreAccumulator:
         self._n_prompts: list[int] = [0] * len(self._index)
         self._ids: dict[str, None] = {}
         self._dtype = torch.float32
+        self._gaps: dict[str, Tensor] = {}
 
     @classmethod
     def of(cls, held: ScoreSums) -> "ScoreAccumulator":
@@ -277,6 +303,7 @@ class ScoreAccumulator:
         accumulator._n_prompts = list(held.n_prompts)
         accumulator._ids = dict.fromkeys(held.ids)
         accumulator._dtype = held.dtype
+        accumulator._gaps = dict(held.gaps)
         return accumulator
 
     def held(self) -> ScoreSums:
@@ -287,6 +314,7 @@ class ScoreAccumulator:
             n_prompts=tuple(self._n_prompts),
             ids=tuple(self._ids),
             dtype=self._dtype,
+            gaps=dict(self._gaps),
         )
 
     def update(
@@ -295,8 +323,9 @@ class ScoreAccumulator:
         *,
         cultures: Sequence[str],
         ids: Sequence[str],
+        gaps: Mapping[str, Float[Tensor, "batch path 2"]] | None = None,
     ) -> None:
-        """Add the scores of a batch."""
+        """Add the scores of a batch, and what integrated gradients miss in it."""
         for culture in cultures:
             if culture not in self._index:
                 self._index[culture] = len(self._index)
@@ -305,6 +334,7 @@ class ScoreAccumulator:
         self._ids.update(dict.fromkeys(ids))
         for site, values in scores.items():
             self._add(site, values, [self._index[culture] for culture in cultures])
+        add_gaps(self._gaps, gaps or {})
 
     def finish(self, **source: Any) -> NeuronScores:
         """The scores of the data set; ``source`` says how they came about.
@@ -322,8 +352,12 @@ class ScoreAccumulator:
             cultures=tuple(self._index),
             n_questions=len(self._ids),
             n_prompts=tuple(self._n_prompts),
-            source={"sites": list(self._sums), **source},
+            source={"sites": list(self._sums), **source, **self._completeness},
         )
+
+    @property
+    def _completeness(self) -> dict[str, Any]:
+        return {"completeness": completeness_of(self._gaps)} if self._gaps else {}
 
     def _add(self, site: str, values: Tensor, index: list[int]) -> None:
         exact = torch.float32 if values.device.type == "mps" else torch.float64
@@ -337,3 +371,26 @@ class ScoreAccumulator:
         sums = self._sums[site] = self._sums[site].to(values.device)
         for line, culture in enumerate(index):  # not index_add_, whose order varies on a GPU
             sums[culture] += values[line]
+
+
+def add_gaps(
+    sums: dict[str, Float[Tensor, "path 2"]], gaps: Mapping[str, Float[Tensor, "batch path 2"]]
+) -> None:
+    """Add error and change of each question of a batch, one after the other, as batches may end
+    anywhere."""
+    for site, of_site in gaps.items():
+        for of_question in of_site:
+            sums[site] = sums[site] + of_question if site in sums else of_question.clone()
+
+
+def completeness_of(sums: Mapping[str, Float[Tensor, "path 2"]]) -> dict[str, list[float]]:
+    """Error over change of each path, by site.
+
+    Example:
+        >>> completeness_of({"attn.hook_q": torch.tensor([[0.25, 0.5], [0.0, 0.0]])})
+        {'attn.hook_q': [0.5, 0.0]}
+    """
+    return {
+        site: [error / change if change else error and inf for error, change in of_paths.tolist()]
+        for site, of_paths in sums.items()
+    }

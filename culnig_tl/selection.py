@@ -217,7 +217,7 @@ def _check_comparable(cultural: NeuronScores, *others: NeuronScores | None) -> N
     for other in others:
         if other is None:
             continue
-        for name in ("model", "method", "pool", "padding", "weight"):
+        for name in ("model", "method", "pool", "padding", "weight", "target"):
             mine, theirs = cultural.source.get(name), other.source.get(name)
             if mine != theirs:
                 raise InvalidInputError(

@@ -157,8 +157,21 @@ class Trace:
     gradient: dict[tuple[str, int], list[list[float]]] = field(default_factory=dict)
 
 
-def trace(twin: Twin, ids: Sequence[int], answer: int) -> Trace:
-    """One forward and one backward pass of one prompt."""
+def target_value(
+    logits: Tensor, answer: int, target: str = "probability", options: Sequence[int] = ()
+) -> Tensor:
+    """METHOD section 3: P(y|x), log P(y|x), or the right label's logit minus the mean logit of the
+    other options."""
+    if target == "logit_difference":
+        others = [logits[option] for option in options if option != answer]
+        return logits[answer] - torch.stack(others).sum() / len(others)
+    probability = torch.exp(logits[answer]) / torch.exp(logits).sum()
+    return torch.log(probability) if target == "log_probability" else probability
+
+
+def trace(twin: Twin, ids: Sequence[int], answer: int, **target) -> Trace:
+    """One forward and one backward pass of one prompt; ``target, options`` as in
+    ``target_value``."""
     seen: dict[tuple[str, int], Tensor] = {}
 
     def watch(site: str, layer: int, activation: Tensor) -> Tensor:
@@ -168,11 +181,11 @@ def trace(twin: Twin, ids: Sequence[int], answer: int) -> Trace:
         return activation
 
     with torch.enable_grad():
-        probability = torch.softmax(twin.logits(ids, watch), dim=0)[answer]
-        probability.backward()
+        logits = twin.logits(ids, watch)
+        target_value(logits, answer, **target).backward()
     gradients = {place: activation.grad for place, activation in seen.items()}
     return Trace(
-        probability=probability.item(),
+        probability=target_value(logits, answer).item(),
         activation={place: activation.tolist() for place, activation in seen.items()},
         gradient={place: g.tolist() for place, g in gradients.items() if g is not None},
     )
@@ -210,14 +223,52 @@ def question_scores(seen: Trace, site: str, n_layers: int, **options) -> Tensor:
     )
 
 
+Nodes = Sequence[tuple[float, float]]
+"""(factor, weight) of each step of a path."""
+
+
+def midpoint_nodes(steps: int) -> Nodes:
+    """The midpoints of equal intervals from 0 to 1."""
+    return [((step + 0.5) / steps, 1 / steps) for step in range(steps)]
+
+
+def geometric_nodes(steps: int, start: float, knee: float) -> Nodes:
+    """METHOD section 3: two Gauss-Legendre nodes on each panel, a midpoint on the first one if the
+    number of steps is odd. The first panel ends at ``start``, others in equal ratios at ``knee``,
+    a quarter of all in equal ratios at 1."""
+    n_panels = math.ceil(steps / 2)
+    n_upper = n_panels // 4 if knee < 1 else 0
+    n_lower = n_panels - n_upper - 1
+    top = knee if n_upper else 1.0
+    ends = [0.0, start]
+    ends += [start * (top / start) ** (i / n_lower) for i in range(1, n_lower + 1)]
+    ends += [knee * (1 / knee) ** (i / n_upper) for i in range(1, n_upper + 1)]
+    nodes = []
+    for number in range(n_panels):
+        low, high = ends[number], ends[number + 1]
+        if number == 0 and steps % 2 == 1:
+            nodes.append(((low + high) / 2, high - low))
+        else:
+            for sign in (-1, 1):
+                position = (1 + sign / math.sqrt(3)) / 2
+                nodes.append((low + (high - low) * position, (high - low) / 2))
+    return nodes
+
+
 def integrated_shares(
-    twin: Twin, ids: Sequence[int], answer: int, site: str, layers: Sequence[int], *, steps: int
+    twin: Twin,
+    ids: Sequence[int],
+    answer: int,
+    site: str,
+    layers: Sequence[int],
+    *,
+    nodes: Nodes,
+    **target,
 ) -> dict[int, list[list[float]]]:
     """METHOD section 3 by layer, as [pos][neuron]: the activations of the site in ``layers`` are
-    multiplied by f, and a * dP / d(f a) is averaged over the midpoints f of ``steps`` intervals."""
+    multiplied by f, and a * dT / d(f a) is averaged over the factors f."""
     shares: dict[int, Tensor] = {}
-    for step in range(steps):
-        factor = (step + 0.5) / steps
+    for factor, weight in nodes:
         seen: dict[int, tuple[Tensor, Tensor]] = {}
 
         def scale(at: str, layer: int, activation: Tensor, factor=factor, seen=seen) -> Tensor:
@@ -231,12 +282,39 @@ def integrated_shares(
             return scaled
 
         with torch.enable_grad():
-            torch.softmax(twin.logits(ids, scale), dim=0)[answer].backward()
+            target_value(twin.logits(ids, scale), answer, **target).backward()
         for layer, (activation, scaled) in seen.items():
             assert scaled.grad is not None
-            product = activation.detach() * scaled.grad / steps
+            product = activation.detach() * scaled.grad * weight
             shares[layer] = shares.get(layer, torch.zeros_like(product)) + product
     return {layer: share.tolist() for layer, share in shares.items()}
+
+
+def gap(
+    twin: Twin,
+    ids: Sequence[int],
+    answer: int,
+    site: str,
+    layers: Sequence[int],
+    *,
+    nodes: Nodes,
+    **target,
+) -> tuple[float, float]:
+    """METHOD section 3: |sum of IG - (T(1) - T(0))| and |T(1) - T(0)| of one path."""
+
+    def suppress(at: str, layer: int, activation: Tensor) -> Tensor:
+        return 0 * activation if at == site and layer in layers else activation
+
+    shares = integrated_shares(twin, ids, answer, site, layers, nodes=nodes, **target)
+    total = 0.0
+    for positions in shares.values():
+        for neurons in positions:
+            for share in neurons:
+                total += share
+    with torch.no_grad():
+        full = target_value(twin.logits(ids), answer, **target).item()
+        without = target_value(twin.logits(ids, suppress), answer, **target).item()
+    return abs(total - (full - without)), abs(full - without)
 
 
 def suppressed(neurons: Sequence[Neuron], factor: float = 0.0) -> Change:

@@ -284,7 +284,7 @@ def test_a_score_that_is_not_finite_names_its_question(folders, rows):
         for token in unpadded(batch, line)
     }
     broken.W_E[min(of_q3 - of_others)] = float("nan")
-    with pytest.raises(InvalidInputError, match=r"'q3'.*not a finite number"):
+    with pytest.raises(InvalidInputError, match=r"not finite numbers.*'q3'"):
         attribute(broken, rows, progress=False)
 
 

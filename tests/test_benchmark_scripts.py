@@ -40,6 +40,16 @@ def attribution(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("attribution")
 
 
+def test_real_vocabularies_are_measured_on_both_backends_and_types():
+    rows = rows_of(run("vocabulary.py", "--tiny", "--repeats", 1))
+    cases = [cells for cells in rows if cells[0] == "500"]
+    assert [(dtype, backend) for _, dtype, _, backend, *_ in cases] == [
+        (dtype, backend) for dtype in ("float32", "bfloat16") for backend in ("hooked", "bridge")
+    ]
+    for cells in cases:
+        assert all(first(cell) > 0 for cell in cells[4:])
+
+
 def test_attribution_reports_every_goal_with_what_was_measured(tmp_path: Path):
     out = tmp_path / "RESULTS.md"
     out.write_text("# Cost of attribution\n\nold\n\n# Another\n\nkept\n")

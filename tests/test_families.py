@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import culnig_tl as ct
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.hooks import last_logits
+from culnig_tl.logits import last_logits
 from culnig_tl.models import load_model
 from culnig_tl.questions import Batch
 from culnig_tl.sites import SITES, site_shape

@@ -7,7 +7,8 @@ import torch
 from reference import PlainTransformers, max_error, norm_error, suppressed
 
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.hooks import last_logits, scaled_neurons
+from culnig_tl.hooks import scaled_neurons
+from culnig_tl.logits import last_logits
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import batches
 from culnig_tl.sites import SITES as KNOWN_SITES

@@ -25,6 +25,7 @@ from culnig_tl.models import load_model
 from culnig_tl.questions import Batch, batches
 from culnig_tl.scores import NeuronScores
 
+FEW_STEPS = pytest.mark.filterwarnings("ignore:Integrated gradients do not add up")
 EXACT = 1e-12
 BUDGET = 20  # tokens: six prompts in four batches
 TESTS = Path(__file__).parent
@@ -181,6 +182,7 @@ ERRORS = [
 @pytest.mark.parametrize("error", ERRORS, ids=["cuda", "linux", "windows", "cublas", "python"])
 @pytest.mark.parametrize("method", ["gradient_x_activation", "integrated_gradients"])
 @pytest.mark.parametrize("padding", ["ignore", "zero"])
+@FEW_STEPS
 def test_a_lack_of_memory_halves_the_token_budget_and_goes_on(
     model, rows, caplog, n_hooks, error, method, padding
 ):
@@ -278,6 +280,7 @@ def test_the_command_line_scores_in_many_processes_and_writes_once(folders, rows
 
 
 @pytest.mark.parametrize("method", ["gradient_x_activation", "integrated_gradients"])
+@FEW_STEPS
 def test_questions_come_in_the_order_of_rows(model, rows, method):
     chunks = list(
         attribute_questions(

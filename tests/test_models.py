@@ -12,7 +12,7 @@ from reference import NaiveLlama, PlainTransformers, max_error
 
 from culnig_tl.atlas import rows as atlas
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.hooks import last_logits
+from culnig_tl.logits import last_logits
 from culnig_tl.models import load_model, model_fingerprint
 from culnig_tl.questions import batches, questions
 

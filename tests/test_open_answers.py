@@ -21,7 +21,7 @@ from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation import open_answers
 from culnig_tl.evaluation.generation import generate
 from culnig_tl.evaluation.open_answers import lemmas, matched_answer
-from culnig_tl.hooks import last_logits
+from culnig_tl.logits import last_logits
 from culnig_tl.questions import Split
 
 TEXTS = ["Which drink?", "bread soup tea rice drink? Answer:", "A", "Drink? tea"]

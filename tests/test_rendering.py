@@ -10,8 +10,15 @@ from culnig_tl.benchmarks.worldvaluesbench import alignment
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation.answers import _measures
 from culnig_tl.models import load_model
-from culnig_tl.questions import adapted_rows, batches, label_tokens, prepare, questions, render
-from culnig_tl.questions.rendering import encode
+from culnig_tl.questions import (
+    adapted_rows,
+    batches,
+    encode,
+    label_tokens,
+    prepare,
+    questions,
+    render,
+)
 
 EACH = "{% for m in messages %}"
 LLAMA = (

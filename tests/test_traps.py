@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import culnig_tl as ct
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.hooks import last_logits
+from culnig_tl.logits import last_logits
 from culnig_tl.models import load_model
 from culnig_tl.questions import Batch, batches
 from culnig_tl.sites import SITES as KNOWN_SITES

@@ -11,7 +11,8 @@ whole vocabulary; ``a`` the activation ``a[l,k,i]`` at a site. Multiply a neuron
 ``scaled_neurons`` does: ``a * dP/da`` is the derivative of ``P`` by that factor at 1, and its mean
 over factors from 0 to 1 is integrated gradients (arXiv 1703.01365). A positive score says that the
 neuron carries the right answer: to first order it is the drop of ``P`` when the neuron is set to
-zero (arXiv 2510.08284).
+zero (arXiv 2510.08284). With ``target`` another number stands in the place of ``P`` in the share:
+its logarithm, or a difference of logits (see ``targets``).
 
 Departures from the published code:
 
@@ -21,8 +22,11 @@ Departures from the published code:
   factor, on one of two paths. ``path="layer"`` scales one layer of a site at a time (arXiv
   2104.08696); ``path="joint"`` scales all its layers by the same factor, and the activations of
   upper layers are those that follow from the scaled lower ones. Every site has its own path, the
-  others left as they are. Along a path the scores of all neurons and positions add up to
-  ``P(factor 1) - P(factor 0)``.
+  others left as they are. Where a norm follows the site, factors crowd towards 0 instead, where the
+  whole change is (see ``quadrature``).
+* Along a path the scores of all neurons and positions add up to ``P(factor 1) - P(factor 0)``; how
+  nearly they do is measured in every run (see ``completeness``), and a warning says where they do
+  not.
 
 Memory: scores are reduced inside the backward pass, one hook point at a time, to one number per
 neuron and question; no tensor of layer x batch x pos x neuron is ever held. Products and maxima are
@@ -40,7 +44,6 @@ from culnig_tl.attribution.dataset import (
     attribute_questions,
 )
 from culnig_tl.attribution.distributed import launched, require_single_process
-from culnig_tl.attribution.gradients import answer_probability
 from culnig_tl.attribution.methods import (
     METHODS,
     OwnMethod,
@@ -48,12 +51,14 @@ from culnig_tl.attribution.methods import (
     integrated_gradients,
     method_name,
 )
+from culnig_tl.attribution.targets import Target, answer_probability
 
 __all__ = [
     "METHODS",
     "OwnMethod",
     "QuestionScores",
     "Scoring",
+    "Target",
     "answer_probability",
     "attribute",
     "attribute_questions",

@@ -20,6 +20,7 @@ from culnig_tl.files import replacing
 from culnig_tl.scores import ScoreSums
 
 _FORMAT = "culnig_tl.checkpoint"
+_GAPS = "gaps of "
 
 
 class Checkpoint:
@@ -49,6 +50,7 @@ class Checkpoint:
             with safe_open(self._path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})[_FORMAT])
                 sums = {site: file.get_tensor(site) for site in header["sites"]}
+                gaps = {site: file.get_tensor(_GAPS + site) for site in header["gaps"]}
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise InvalidInputError(
                 f"{self._path} is no checkpoint that can be read; give another path, or delete it "
@@ -61,6 +63,7 @@ class Checkpoint:
             n_prompts=tuple(header["n_prompts"]),
             ids=tuple(header["ids"]),
             dtype=getattr(torch, header["dtype"]),
+            gaps=gaps,
         )
         return held, header["n_done"], header["token_budget"]
 
@@ -77,6 +80,7 @@ class Checkpoint:
         header = {
             "settings": self._settings,
             "sites": list(held.sums),
+            "gaps": list(held.gaps),
             "cultures": held.cultures,
             "n_prompts": held.n_prompts,
             "ids": held.ids,
@@ -85,6 +89,7 @@ class Checkpoint:
             "token_budget": token_budget,
         }
         tensors = {site: values.contiguous().cpu() for site, values in held.sums.items()}
+        tensors |= {_GAPS + site: values for site, values in held.gaps.items()}
         with replacing(self._path) as part:
             save_file(tensors, part, metadata={_FORMAT: json.dumps(header)})
         self._written = time.monotonic()

@@ -1,7 +1,7 @@
 """Scores of a data set, a batch at a time: only sums by culture are held, or a chunk of rows."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,25 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from culnig_tl.attribution.completeness import warn_if_incomplete
+from culnig_tl.attribution.integration import FactorPath, Paths, Scored, check_path, integrate
 from culnig_tl.attribution.long_run import LongRun
 from culnig_tl.attribution.methods import (
     METHODS,
-    FactorPath,
     OwnMethod,
-    Scores,
-    check_path,
     check_pooling,
     method_name,
     own_method_scores,
 )
-from culnig_tl.attribution.pooling import Padding, Pool, Weight
+from culnig_tl.attribution.pooling import Padding, Pool, Reduction, Scores, Weight
+from culnig_tl.attribution.quadrature import Nodes, is_geometric
+from culnig_tl.attribution.targets import Target, check_target
 from culnig_tl.attribution.workload import Workload
 from culnig_tl.errors import InvalidInputError, check_choice
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.questions import Batch, PreparedQuestions, Rows, TokenBudget, prepare
-from culnig_tl.scores import NeuronScores
+from culnig_tl.scores import NeuronScores, add_gaps, completeness_of
 from culnig_tl.sites import DEFAULT_SITES, layers_of
 
 
@@ -43,6 +44,8 @@ class Scoring:
     padding: Padding = "ignore"
     clamp: bool = False
     weight: Weight = "probability"
+    target: Target = "probability"
+    nodes: Nodes = "auto"
 
     def check(self, model: HookedModel) -> None:
         """Refuse what cannot be computed on this model, before anything is.
@@ -54,6 +57,7 @@ class Scoring:
         if not callable(self.method):
             check_choice("method", self.method, METHODS)
         check_pooling(self.pool, self.padding, self.weight)
+        self._check_target()
         layers_of(model, self.sites)
         if self.pool is None:
             raise InvalidInputError(
@@ -61,7 +65,7 @@ class Scoring:
                 "a pool, or call gradient_x_activation or integrated_gradients on a batch."
             )
         if self._integrates:
-            check_path(self.steps, self.path)
+            check_path(self.steps, self.path, self.nodes)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -73,33 +77,61 @@ class Scoring:
             "padding": self.padding,
             "clamp": self.clamp,
             "weight": self.weight,
+            **({"target": self.target} if self.target != "probability" else {}),
             **({"steps": self.steps, "path": self.path} if self._integrates else {}),
         }
 
+    def geometric_sites(self, model: HookedModel) -> list[str]:
+        """The sites whose paths crowd towards factor 0 on this model."""
+        return [
+            site
+            for site in self.sites
+            if self._integrates and is_geometric(model, site, self.nodes)
+        ]
+
     def passes(
         self, model: HookedModel, batches: Sequence[Batch] | Iterator[Batch], budget: TokenBudget
-    ) -> Iterator[tuple[Batch, Scores]]:
+    ) -> Iterator[tuple[Batch, Scored]]:
         """Each piece of the batches with its scores, which are finite."""
-        options: dict[str, Any] = {
-            "sites": self.sites,
-            "pool": self.pool,
-            "padding": self.padding,
-            "clamp": self.clamp,
-            "weight": self.weight,
-        }
-
-        def run(piece: Batch) -> Scores:
-            if callable(self.method):
-                return own_method_scores(model, piece, self.method, **options)
-            if self._integrates:
-                path = {"steps": self.steps, "path": self.path, "token_budget": budget.tokens}
-                return METHODS[self.method](model, piece, **options, **path)
-            return METHODS[self.method](model, piece, **options)
-
         n_copies = self.steps if self._integrates else 1
-        for piece, scores in budget.passes(batches, run, n_copies=n_copies):
-            _check_finite(scores, piece)
-            yield piece, scores
+        run = self._run(model, budget)
+        for piece, scored in budget.passes(batches, run, n_copies=n_copies):
+            _check_finite(scored.scores, piece)
+            yield piece, scored
+
+    def warn(self, model: HookedModel, completeness: Mapping[str, Sequence[float]]) -> None:
+        """Say where integrated gradients do not add up."""
+        warn_if_incomplete(
+            completeness,
+            steps=self.steps,
+            geometric_sites=self.geometric_sites(model),
+            is_half=model.cfg.dtype in (torch.float16, torch.bfloat16),
+        )
+
+    def _run(self, model: HookedModel, budget: TokenBudget) -> Callable[[Batch], Scored]:
+        """What scores a batch."""
+        reduction = Reduction(self.pool, self.padding, self.clamp, self.weight)
+        if self._integrates:
+            paths = Paths.of(model, self.sites, steps=self.steps, path=self.path, nodes=self.nodes)
+            return lambda piece: integrate(
+                model, piece, paths, reduction, self.target, budget.tokens
+            )
+        options: dict[str, Any] = {"sites": self.sites, **asdict(reduction)}
+        if callable(self.method):
+            method = self.method
+            return lambda piece: Scored(own_method_scores(model, piece, method, **options), {})
+        if self.target != "probability":
+            options["target"] = self.target
+        score = METHODS[self.method]
+        return lambda piece: Scored(score(model, piece, **options), {})
+
+    def _check_target(self) -> None:
+        check_target(self.target, [])
+        if callable(self.method) and self.target != "probability":
+            raise InvalidInputError(
+                f"target is {self.target!r} and {method_name(self.method)} differentiates what it "
+                "likes; leave target out, or take a built-in method."
+            )
 
     @property
     def _integrates(self) -> bool:
@@ -115,12 +147,15 @@ class QuestionScores:
         ids: question id of each row.
         cultures: culture of each row.
         rows: index of each row in the data.
+        gaps: of integrated gradients, the error and the change of each row on each path, by site
+            (see ``attribution.completeness``); empty for other methods.
     """
 
     values: Mapping[str, Float[Tensor, "question layer neuron"]]
     ids: tuple[str, ...]
     cultures: tuple[str, ...]
     rows: tuple[int, ...]
+    gaps: Mapping[str, Float[Tensor, "question path 2"]] = field(default_factory=dict)
 
 
 def attribute(
@@ -131,10 +166,12 @@ def attribute(
     method: str | OwnMethod = "gradient_x_activation",
     steps: int = 20,
     path: FactorPath = "joint",
+    nodes: Nodes = "auto",
     pool: Pool = "max",
     padding: Padding = "ignore",
     clamp: bool = False,
     weight: Weight = "probability",
+    target: Target = "probability",
     token_budget: int = 8192,
     checkpoint: str | Path | None = None,
     checkpoint_minutes: float = 10.0,
@@ -156,12 +193,15 @@ def attribute(
         sites: hook points of one layer, e.g. ``"mlp.hook_post"``.
         method: how a neuron's share in an answer is estimated: a name, or a function of your own
             (see ``attribution.methods``).
-        steps, path: of integrated gradients, see ``integrated_gradients``.
+        steps, path, nodes: of integrated gradients, see ``integrated_gradients``.
         pool: how positions become one number; the paper takes the maximum.
         padding: ``"ignore"`` leaves padding out; ``"zero"`` counts it as 0, as the published code
             does.
         clamp: cut negative scores to 0 after weighting, as is done on control questions.
         weight: ``"probability"`` multiplies by ``P(y|x)``.
+        target: what a score is a share of: ``"probability"`` of the right label, its logarithm
+            (``"log_probability"``), or ``"logit_difference"``, its logit minus the mean logit of
+            the row's other options.
         token_budget: tokens per pass, padding counted; larger is faster and needs more memory.
             Prepared questions have their own.
         checkpoint: a file that keeps what is done: the same call goes on from there after a stop,
@@ -172,8 +212,12 @@ def attribute(
     Raises:
         InvalidInputError: no rows, a row without culture among others with, a label that is not
             one token, a prompt that does not fit into context or memory, a score that is not finite
-            (the question is named), or a checkpoint of other settings.
+            (the question is named), a target that a row does not have, or a checkpoint of other
+            settings.
         UnknownNameError: a site that this model does not have.
+
+    Warns:
+        UserWarning: integrated gradients that do not add up (see ``NeuronScores.completeness``).
 
     Example:
         >>> import culnig_tl as ct
@@ -182,14 +226,22 @@ def attribute(
         >>> scores.values["mlp.hook_post"].shape[1:]
         torch.Size([4, 512])
     """
-    scoring = Scoring(tuple(sites), method, steps, path, pool, padding, clamp, weight)
+    scoring = Scoring(
+        tuple(sites), method, steps, path, pool, padding, clamp, weight, target, nodes
+    )
     scoring.check(model)
     work = Workload.of(model, rows, token_budget)
+    check_target(target, work.batches)
     source = scoring.provenance | {"model": model_fingerprint(model), "data": work.fingerprint}
+    if geometric_sites := scoring.geometric_sites(model):
+        source["geometric_sites"] = geometric_sites
     with LongRun(work, source, checkpoint, checkpoint_minutes, progress) as run:
-        for piece, scores in scoring.passes(model, run.remaining, work.budget):
-            run.add(piece, scores)
-    return run.finish(**source, model_name=model.cfg.model_name)
+        for piece, scored in scoring.passes(model, run.remaining, work.budget):
+            run.add(piece, scored)
+    scores = run.finish(**source, model_name=model.cfg.model_name)
+    if run.is_main:
+        scoring.warn(model, scores.source.get("completeness", {}))
+    return scores
 
 
 def attribute_questions(
@@ -201,10 +253,12 @@ def attribute_questions(
     method: str | OwnMethod = "gradient_x_activation",
     steps: int = 20,
     path: FactorPath = "joint",
+    nodes: Nodes = "auto",
     pool: Pool = "max",
     padding: Padding = "ignore",
     clamp: bool = False,
     weight: Weight = "probability",
+    target: Target = "probability",
     token_budget: int = 8192,
     progress: bool | str = True,
 ) -> Iterator[QuestionScores]:
@@ -226,29 +280,50 @@ def attribute_questions(
         >>> [tuple(scores.values["mlp.hook_post"].shape) for scores in chunks]
         [(4, 4, 512), (2, 4, 512)]
     """
-    scoring = Scoring(tuple(sites), method, steps, path, pool, padding, clamp, weight)
+    scoring = Scoring(
+        tuple(sites), method, steps, path, pool, padding, clamp, weight, target, nodes
+    )
     scoring.check(model)
     if chunk < 1:
         raise InvalidInputError(f"chunk is {chunk}; take at least 1 row at a time.")
     prepared = prepare(model, rows, token_budget=token_budget)
     everything = range(len(prepared))
     chunks = [everything[start : start + chunk] for start in everything[::chunk]]
+    check_target(target, prepared.batches)
     name = progress if isinstance(progress, str) else "attribution"
-    return (
-        _question_scores(scoring, prepared.select(part), part)
-        for part in tqdm(chunks, desc=name, unit="chunk", disable=not progress)
-    )
+    bar = tqdm(chunks, desc=name, unit="chunk", disable=not progress)
+    return _scored_chunks(scoring, prepared, bar)
+
+
+def _scored_chunks(
+    scoring: Scoring, prepared: PreparedQuestions, chunks: Iterable[range]
+) -> Iterator[QuestionScores]:
+    gaps: dict[str, Tensor] = {}
+    for part in chunks:
+        scores = _question_scores(scoring, prepared.select(part), part)
+        add_gaps(gaps, scores.gaps)
+        yield scores
+    scoring.warn(prepared.model, completeness_of(gaps))
 
 
 def _question_scores(scoring: Scoring, prepared: PreparedQuestions, part: range) -> QuestionScores:
     values: dict[str, Tensor] = {}
-    for piece, scores in scoring.passes(prepared.model, prepared.batches, prepared.budget):
-        for site, of_piece in scores.items():
-            if site not in values:
-                values[site] = torch.empty((len(part), *of_piece.shape[1:]), dtype=of_piece.dtype)
-            values[site][list(piece.rows)] = of_piece.cpu()
+    gaps: dict[str, Tensor] = {}
+    for piece, scored in scoring.passes(prepared.model, prepared.batches, prepared.budget):
+        _put(values, scored.scores, piece.rows, len(part))
+        _put(gaps, scored.gaps, piece.rows, len(part))
     rows = prepared.rows
-    return QuestionScores(values, tuple(rows["id"]), tuple(rows["culture"]), tuple(part))
+    return QuestionScores(values, tuple(rows["id"]), tuple(rows["culture"]), tuple(part), gaps)
+
+
+def _put(
+    whole: dict[str, Tensor], of_piece: Mapping[str, Tensor], rows: Sequence[int], n_rows: int
+) -> None:
+    """Write a piece's rows to where they belong."""
+    for site, values in of_piece.items():
+        if site not in whole:
+            whole[site] = torch.empty((n_rows, *values.shape[1:]), dtype=values.dtype)
+        whole[site][list(rows)] = values.cpu()
 
 
 def _check_finite(scores: Scores, batch: Batch) -> None:

@@ -79,6 +79,7 @@ def combined(held: ScoreSums, state: PartialState) -> ScoreSums:
         n_prompts=tuple(_summed(torch.tensor(held.n_prompts), state).tolist()),
         ids=tuple(dict.fromkeys(gather_object(list(held.ids)))),
         dtype=held.dtype,
+        gaps={site: _summed(values, state) for site, values in held.gaps.items()},
     )
 
 

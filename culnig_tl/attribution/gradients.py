@@ -1,4 +1,5 @@
-"""One forward and one backward pass that yields ``a * dP / d(factor * a)`` at every hook point.
+"""One forward and one backward pass that yields ``a * dT / d(factor * a)`` at every hook point; the
+target ``T`` is ``P(y|x)``, or another number per prompt (see ``targets``).
 
 The graph begins at the first activation that is scored: nothing below it is differentiated, and
 no parameter is. Products are reduced inside the backward pass, from the last layer to the first, so
@@ -16,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from culnig_tl.attribution.targets import Answer, Target, read_answer
 from culnig_tl.hooked_model import HookedModel
-from culnig_tl.hooks import last_logits
 from culnig_tl.questions import Batch
 from culnig_tl.sites import hook_name
 
@@ -27,14 +28,6 @@ Reduce = Callable[[HookPoint, Tensor], Tensor]
 """(hook point, product [batch pos neuron]) -> what is kept of it; it may overwrite the product."""
 
 
-def answer_probability(model: HookedModel, batch: Batch) -> Float[Tensor, "batch"]:
-    """``P(y|x)`` of every prompt of a batch, in float32 (float64 in a float64 model)."""
-    logits = last_logits(model, batch.tokens, batch.mask)
-    exact = torch.promote_types(logits.dtype, torch.float32)
-    answers = batch.answers.to(logits.device)
-    return logits.to(exact).softmax(-1).gather(1, answers[:, None])[:, 0]
-
-
 def factor_gradients(
     model: HookedModel,
     batch: Batch,
@@ -42,8 +35,10 @@ def factor_gradients(
     reduce: Reduce,
     *,
     factor: Float[Tensor, "batch"] | None = None,
-) -> tuple[Float[Tensor, "batch"], dict[HookPoint, Tensor]]:
-    """``P`` of each prompt, and ``a * dP / d(factor * a)`` of every hook point, reduced.
+    weight: Float[Tensor, "batch"] | None = None,
+    target: Target = "probability",
+) -> tuple[Answer, dict[HookPoint, Tensor]]:
+    """The answer to each prompt, and ``a * dT / d(factor * a)`` of every hook point, reduced.
 
     Args:
         model: a model with named hook points.
@@ -51,6 +46,8 @@ def factor_gradients(
         layers: what is scored, and scaled: layers by site.
         reduce: what is kept of each product.
         factor: what each prompt's activations there are multiplied by; 1 without it.
+        weight: what each prompt's products are multiplied by; 1 without it.
+        target: what is differentiated.
     """
     leaves: list[Tensor] = []
     reduced: dict[HookPoint, Tensor] = {}
@@ -73,9 +70,21 @@ def factor_gradients(
         for layer in scored
     ]
     with _frozen(model), torch.enable_grad(), model.hooks(fwd_hooks=fwd_hooks):
-        probability = answer_probability(model, batch)
-        torch.autograd.grad(probability.sum(), leaves)
-    return probability.detach(), reduced
+        answer = read_answer(model, batch, target)
+        outer = torch.ones_like(answer.value) if weight is None else weight.to(answer.value)
+        torch.autograd.grad(answer.value, leaves, outer)
+    return Answer(answer.probability.detach(), answer.value.detach()), reduced
+
+
+def suppressed_answer(
+    model: HookedModel, batch: Batch, layers: Mapping[str, Iterable[int]], *, target: Target
+) -> Answer:
+    """The answer to each prompt while the activations at ``layers`` are multiplied by 0."""
+    fwd_hooks = [
+        (hook_name(site, layer), _suppress) for site, scored in layers.items() for layer in scored
+    ]
+    with torch.no_grad(), model.hooks(fwd_hooks=fwd_hooks):
+        return read_answer(model, batch, target)
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,10 @@ class Residuals:
     tails: Sequence[tuple[Any, ...] | None]
 
 
-def residuals(model: HookedModel, batch: Batch) -> tuple[Float[Tensor, "batch"], Residuals]:
-    """``P(y|x)`` of every prompt, and what is needed to start at any layer, by one forward pass."""
+def residuals(
+    model: HookedModel, batch: Batch, target: Target = "probability"
+) -> tuple[Answer, Residuals]:
+    """The answer to each prompt, and what is needed to start at any layer, by one forward pass."""
     streams: list[Tensor] = []
     tails: list[tuple[Any, ...] | None] = []
 
@@ -108,8 +119,8 @@ def residuals(model: HookedModel, batch: Batch) -> tuple[Float[Tensor, "batch"],
     with ExitStack() as handles, torch.no_grad(), model.hooks(fwd_hooks=fwd_hooks):
         for block in _blocks(model):
             handles.callback(block.register_forward_hook(keep_tail).remove)
-        probability = answer_probability(model, batch)
-    return probability, Residuals(streams, tails)
+        answer = read_answer(model, batch, target)
+    return answer, Residuals(streams, tails)
 
 
 @contextmanager
@@ -155,6 +166,10 @@ def _frozen(model: HookedModel) -> Iterator[None]:
     finally:
         for weight in trainable:
             weight.requires_grad_(True)
+
+
+def _suppress(activation: Tensor, hook: object) -> Tensor:
+    return activation * 0
 
 
 def _scaled(activation: Tensor, factor: Tensor | None) -> Tensor:

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from culnig_tl.attribution.checkpoint import Checkpoint
 from culnig_tl.attribution.distributed import combined, launched, share
+from culnig_tl.attribution.integration import Scored
 from culnig_tl.attribution.workload import Workload, left_after
 from culnig_tl.questions import Batch
 from culnig_tl.scores import NeuronScores, ScoreAccumulator
@@ -50,7 +50,7 @@ class LongRun:
             initial=self._n_done,
             desc=progress if isinstance(progress, str) else "attribution",
             unit="question",
-            disable=not progress or not self._is_main,
+            disable=not progress or not self.is_main,
         )
 
     @property
@@ -63,9 +63,10 @@ class LongRun:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def add(self, piece: Batch, scores: Mapping[str, Tensor]) -> None:
+    def add(self, piece: Batch, scored: Scored) -> None:
         """Add the scores of the next prompts; write the checkpoint where it is due."""
-        self._sums.update(scores, cultures=piece.cultures, ids=piece.ids)
+        scores, gaps = scored
+        self._sums.update(scores, cultures=piece.cultures, ids=piece.ids, gaps=gaps)
         self._n_done += len(piece)
         self._bar.update(len(piece))
         if self._checkpoint is not None and self._checkpoint.is_due():
@@ -82,7 +83,8 @@ class LongRun:
         return self._sums.finish(**source)
 
     @property
-    def _is_main(self) -> bool:
+    def is_main(self) -> bool:
+        """Whether this process is the one that shows and warns."""
         return self._state is None or self._state.is_main_process
 
 

@@ -10,33 +10,31 @@ clamping are the same for all.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from math import ceil
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.attribution.gradients import (
-    HookPoint,
-    answer_probability,
-    factor_gradients,
-    residuals,
-    starting_at,
+from culnig_tl.attribution.gradients import factor_gradients
+from culnig_tl.attribution.integration import FactorPath, Paths, integrate
+from culnig_tl.attribution.pooling import (
+    Padding,
+    Pool,
+    Reduction,
+    Scores,
+    Weight,
+    pooler,
+    weighted,
 )
-from culnig_tl.attribution.pooling import Padding, Pool, Weight, pooler, weighted
+from culnig_tl.attribution.quadrature import Nodes
+from culnig_tl.attribution.targets import Target, answer_probability, check_target
 from culnig_tl.errors import InvalidInputError, check_choice
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.questions import Batch
 from culnig_tl.sites import DEFAULT_SITES, layers_of, site_shape
 
-FactorPath = Literal["joint", "layer"]
-Scores = dict[str, Float[Tensor, "batch layer *pos neuron"]]
 Products = Mapping[str, Tensor] | Iterable[tuple[str, int, Tensor]]
 OwnMethod = Callable[[Any, Batch, Sequence[str]], Products]
-Pooling = Callable[[Tensor], Tensor]
 
 
 def gradient_x_activation(
@@ -48,6 +46,7 @@ def gradient_x_activation(
     padding: Padding = "ignore",
     clamp: bool = False,
     weight: Weight = "probability",
+    target: Target = "probability",
 ) -> Scores:
     """Score of every neuron on every question of a batch, by site; arguments as in ``attribute``.
 
@@ -56,7 +55,7 @@ def gradient_x_activation(
 
     Raises:
         UnknownNameError: a site that this model does not have.
-        InvalidInputError: no site, or an unknown choice.
+        InvalidInputError: no site, an unknown choice, or a target that these prompts do not have.
 
     Example:
         >>> import culnig_tl as ct
@@ -66,11 +65,12 @@ def gradient_x_activation(
         torch.Size([2, 4, 128])
     """
     check_pooling(pool, padding, weight)
+    check_target(target, [batch])
     pooled = pooler(batch.mask, pool, padding)
-    probability, reduced = factor_gradients(
-        model, batch, layers_of(model, sites), lambda _, product: pooled(product)
+    answer, reduced = factor_gradients(
+        model, batch, layers_of(model, sites), lambda _, product: pooled(product), target=target
     )
-    return weighted(reduced, probability, sites, weight, clamp)
+    return weighted(reduced, answer.probability, sites, weight, clamp)
 
 
 def integrated_gradients(
@@ -80,10 +80,12 @@ def integrated_gradients(
     sites: Sequence[str] = DEFAULT_SITES,
     steps: int = 20,
     path: FactorPath = "joint",
+    nodes: Nodes = "auto",
     pool: Pool | None = "max",
     padding: Padding = "ignore",
     clamp: bool = False,
     weight: Weight = "probability",
+    target: Target = "probability",
     token_budget: int = 8192,
 ) -> Scores:
     """Integrated gradients of every neuron on every question of a batch, by site.
@@ -91,20 +93,26 @@ def integrated_gradients(
     Costs ``steps`` passes for each site on the joint path; by layer, about half as many for each
     layer of each site, since the layers below are not run again. A pass takes several steps of
     several questions. Where the steps of one question do not fit into one pass, the sums of that
-    question are held for the layers that are scaled together.
+    question are held for the layers that are scaled together. One more forward pass per path, at
+    factor 0, tells whether the scores add up (see ``completeness``).
 
     Args:
         model: a frozen model with named hook points.
         batch: the prompts.
         sites: hook points of one layer; each has a path of its own.
-        steps: number of factors, at the midpoints of as many equal intervals from 0 to 1.
+        steps: number of factors from 0 to 1.
         path: ``"joint"`` scales all layers of a site together, ``"layer"`` one at a time.
+        nodes: ``"midpoint"`` takes the midpoints of equal intervals, ``"geometric"`` factors that
+            crowd towards 0 (see ``quadrature``); ``"auto"`` the latter where a norm follows the
+            site.
         pool, padding, clamp, weight: as in ``gradient_x_activation``, on the mean over factors.
+        target: what is differentiated, as in ``attribute``.
         token_budget: tokens per pass, padding and steps counted.
 
     Raises:
         UnknownNameError: a site that this model does not have.
-        InvalidInputError: no site, no step, or an unknown choice.
+        InvalidInputError: no site, no step, an unknown choice, or a target that these prompts do
+            not have.
 
     Example:
         >>> import culnig_tl as ct
@@ -114,18 +122,10 @@ def integrated_gradients(
         torch.Size([2, 4, 512])
     """
     check_pooling(pool, padding, weight)
-    check_path(steps, path)
-    layers = layers_of(model, sites)
-    n_rows = max(1, token_budget // batch.tokens.shape[1])
-    parts = []
-    for lines in torch.arange(len(batch)).split(max(1, n_rows // steps)):
-        part = batch.select(lines.tolist())
-        factors = _midpoints(steps, n_parts=ceil(steps * len(part) / n_rows))
-        pooled = pooler(part.mask, pool, padding)
-        integrate = _along_joint_path if path == "joint" else _along_layer_paths
-        probability, means = integrate(model, part, layers, factors, pooled)
-        parts.append(weighted(means, probability, sites, weight, clamp))
-    return {site: torch.cat([scores[site] for scores in parts]) for site in sites}
+    check_target(target, [batch])
+    paths = Paths.of(model, sites, steps=steps, path=path, nodes=nodes)
+    reduction = Reduction(pool, padding, clamp, weight)
+    return integrate(model, batch, paths, reduction, target, token_budget).scores
 
 
 def own_method_scores(
@@ -199,95 +199,6 @@ def check_pooling(pool: Pool | None, padding: Padding, weight: Weight) -> None:
         check_choice("pool", pool, get_args(Pool))
     check_choice("padding", padding, get_args(Padding))
     check_choice("weight", weight, get_args(Weight))
-
-
-def check_path(steps: int, path: FactorPath) -> None:
-    """Refuse a path of no step, or an unknown one, in a sentence."""
-    check_choice("path", path, get_args(FactorPath))
-    if steps < 1:
-        raise InvalidInputError(f"steps is {steps}; integrated gradients need at least 1.")
-
-
-def _midpoints(steps: int, *, n_parts: int) -> tuple[Tensor, ...]:
-    return ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps).chunk(n_parts)
-
-
-def _along_joint_path(
-    model: HookedModel,
-    batch: Batch,
-    layers: Mapping[str, Iterable[int]],
-    factors: Sequence[Tensor],
-    pooled: Pooling,
-) -> tuple[Tensor, dict[HookPoint, Tensor]]:
-    """``P(y|x)``, and pooled integrated gradients by hook point."""
-    with torch.no_grad():
-        probability = answer_probability(model, batch)
-    means: dict[HookPoint, Tensor] = {}
-    for site, scored in layers.items():
-        means |= _mean_products(model, batch, {site: scored}, factors, pooled, nullcontext)
-    return probability, means
-
-
-def _along_layer_paths(
-    model: HookedModel,
-    batch: Batch,
-    layers: Mapping[str, Iterable[int]],
-    factors: Sequence[Tensor],
-    pooled: Pooling,
-) -> tuple[Tensor, dict[HookPoint, Tensor]]:
-    """``P(y|x)``, and pooled integrated gradients by hook point; each path starts at its layer."""
-    probability, inputs = residuals(model, batch)
-    means: dict[HookPoint, Tensor] = {}
-    for site, scored in layers.items():
-        for layer in scored:
-            start = partial(_start, model, layer, inputs)
-            means |= _mean_products(model, batch, {site: [layer]}, factors, pooled, start)
-    return probability, means
-
-
-def _start(
-    model: HookedModel, layer: int, inputs: Any, n_copies: int
-) -> AbstractContextManager[Any]:
-    return starting_at(model, layer, inputs, n_copies=n_copies)
-
-
-def _mean_products(
-    model: HookedModel,
-    batch: Batch,
-    layers: Mapping[str, Iterable[int]],
-    factors: Sequence[Tensor],
-    pooled: Pooling,
-    start: Callable[[int], AbstractContextManager[Any]],
-) -> dict[HookPoint, Tensor]:
-    """Pooled mean of ``a * dP / d(factor * a)`` over factors; one pass for each part of them."""
-    n_steps = sum(map(len, factors))
-
-    def mean(total: Tensor) -> Tensor:
-        return pooled(total.div_(n_steps))
-
-    sums: dict[HookPoint, Tensor] = {}
-    for some in factors:
-        reduce = partial(_summed, sums, len(some), mean if some is factors[-1] else None)
-        copies = batch.select([*range(len(batch))] * len(some))
-        with start(len(some)):
-            _, sums = factor_gradients(
-                model, copies, layers, reduce, factor=some.repeat_interleave(len(batch))
-            )
-    return sums
-
-
-def _summed(
-    earlier: dict[HookPoint, Tensor],
-    n_copies: int,
-    finish: Pooling | None,
-    point: HookPoint,
-    product: Tensor,
-) -> Tensor:
-    """Sum over the copies of each prompt and over earlier passes, finished in the last one."""
-    total = product.unflatten(0, (n_copies, -1)).sum(0)
-    if point in earlier:
-        total += earlier.pop(point)
-    return finish(total) if finish else total
 
 
 def _each_product(products: Any, method: OwnMethod) -> Iterator[tuple[str, int, Tensor]]:

@@ -5,6 +5,7 @@ product is never masked, which is most of the time that masking would take.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,6 +15,17 @@ from torch import Tensor
 Pool = Literal["max", "sum", "mean", "last"]
 Padding = Literal["ignore", "zero"]
 Weight = Literal["probability", "none"]
+Scores = dict[str, Float[Tensor, "batch layer *pos neuron"]]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How products at many positions become one score per question; see ``attribute``."""
+
+    pool: Pool | None
+    padding: Padding
+    clamp: bool
+    weight: Weight
 
 
 def pooler(
@@ -51,7 +63,7 @@ def weighted(
     sites: Sequence[str],
     weight: Weight,
     clamp: bool,
-) -> dict[str, Float[Tensor, "batch layer *pos neuron"]]:
+) -> Scores:
     """Scores by site out of reduced products by (site, layer): multiplied by ``P(y|x)`` and cut at
     0 where that is asked."""
     scores = {}

@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 from culnig_tl.benchmarks import measure_of
 from culnig_tl.errors import check_choice
 from culnig_tl.hooked_model import HookedModel
-from culnig_tl.hooks import last_logits, scaled_neurons
+from culnig_tl.hooks import scaled_neurons
+from culnig_tl.logits import last_logits
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import Batch, PreparedQuestions, Rows, label_tokens, prepare
 
@@ -61,9 +62,9 @@ def evaluate(
         Columns id, culture, topic, template, benchmark, answer, prediction, correct (bool),
         probability (of the answer, 0 to 1), probabilities (of the row's options in their order, NaN
         where an option is not one token), rank (of the answer among these options, 1 for the
-        likeliest), measure (the name of the benchmark's own measure, or ``"accuracy"``) and a
-        column of that name for each measure of one's own, alignment (0 to 100, NaN but for
-        WorldValuesBench) always among them.
+        likeliest, ties counted by halves), measure (the name of the benchmark's own measure, or
+        ``"accuracy"``) and a column of that name for each measure of one's own, alignment (0 to
+        100, NaN but for WorldValuesBench) always among them.
 
     Raises:
         InvalidInputError: rows that cannot be used, neurons outside the model, or, with
@@ -96,7 +97,7 @@ def answers(
     of_options = np.full(prepared.option_tokens.shape, np.nan)
 
     def read(piece: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        logits = last_logits(model, piece.tokens, piece.mask).float()
+        logits = last_logits(model, piece.tokens, piece.mask, ids=piece.ids).float()
         likely = logits.softmax(-1)
         tokens = prepared.option_tokens[list(piece.rows)]
         right = likely.gather(1, piece.answers[:, None])[:, 0]
@@ -135,7 +136,9 @@ def _frame(
         values[: len(texts)].tolist()
         for values, texts in zip(of_options, adapted["options"], strict=True)
     ]
-    frame["rank"] = 1 + (of_options > probability[:, None]).sum(axis=1)
+    n_better = (of_options > probability[:, None]).sum(axis=1)
+    n_tied = (of_options == probability[:, None]).sum(axis=1) - 1
+    frame["rank"] = 1 + n_better + n_tied / 2
     return frame.assign(**_measures(prepared, predictions))
 
 

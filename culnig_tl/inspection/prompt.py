@@ -24,8 +24,9 @@ from torch import Tensor
 from culnig_tl.attribution import answer_probability, gradient_x_activation
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel
-from culnig_tl.hooks import last_logits, scaled_neurons
+from culnig_tl.hooks import scaled_neurons
 from culnig_tl.html import ColouredTokens, fragment, token_texts, with_style, write_page
+from culnig_tl.logits import last_logits
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.questions import Batch, encode, label_tokens, prepare, text_of
 from culnig_tl.sites import DEFAULT_SITES, hook_name
@@ -203,7 +204,7 @@ def _of_text(model: HookedModel, text: str) -> Prompt:
 
 
 def _next_token_probabilities(model: HookedModel, batch: Batch) -> Float[Tensor, "vocab"]:
-    logits = last_logits(model, batch.tokens, batch.mask)[0]
+    logits = last_logits(model, batch.tokens, batch.mask, ids=batch.ids)[0]
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
 
 

@@ -20,7 +20,7 @@ import torch
 
 from culnig_tl.attribution import gradient_x_activation
 from culnig_tl.hooked_model import HookedModel
-from culnig_tl.hooks import last_logits
+from culnig_tl.logits import last_logits
 from culnig_tl.questions import Batch, PreparedQuestions, Rows, prepare
 from culnig_tl.sites import DEFAULT_SITES, site_shape
 

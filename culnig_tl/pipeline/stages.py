@@ -79,7 +79,7 @@ def score(stage: Stage) -> dict[str, NeuronScores]:
             ).save(path)
         scores[role] = NeuronScores.load(path)
         origin = {"model": model_fingerprint(stage.model), "data": prepared.fingerprint}
-        _check_source(path, scores[role].source, scoring.provenance | origin)
+        _check_source(path, scores[role].source, {"target": None} | scoring.provenance | origin)
     return scores
 
 

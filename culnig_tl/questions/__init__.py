@@ -6,14 +6,19 @@
 | ``frames`` | rows from a DataFrame or a file of one's own |
 | ``tables`` | rows from questions that are not prompts yet |
 | ``prompts`` | rows from items and templates, and rows without their question |
-| ``rendering`` | the text that a model reads, and the tokens of labels |
+| ``chat`` | a question in a model's chat template, and what is checked of that |
+| ``dates`` | the date in a chat template, always the same |
+| ``reply`` | how a reply begins |
+| ``tokens`` | the tokens of texts, and of labels after them |
+| ``rendering`` | the text that a model reads, and the form of its labels |
 | ``halves`` | one half of one's own rows to identify with, one to test with |
 | ``batching`` | left-padded token batches |
 | ``memory`` | tokens per pass, halved where memory runs out |
 | ``prepared`` | all of that, done once for a model |
 """
 
-from culnig_tl.questions.batching import Batch, padded
+from culnig_tl.questions.batching import Batch, padded, padding_token
+from culnig_tl.questions.dates import DATE
 from culnig_tl.questions.frames import TABLES, questions_from_frame, read_table
 from culnig_tl.questions.halves import split
 from culnig_tl.questions.memory import TokenBudget
@@ -27,7 +32,7 @@ from culnig_tl.questions.prompts import (
     order_of,
     rows_of,
 )
-from culnig_tl.questions.rendering import adapted_rows, encode, label_tokens, render, text_of
+from culnig_tl.questions.rendering import adapted_rows, render, text_of
 from culnig_tl.questions.schema import (
     FEATURES,
     TEXT_COLUMNS,
@@ -36,8 +41,10 @@ from culnig_tl.questions.schema import (
     questions,
     ranges,
 )
+from culnig_tl.questions.tokens import encode, label_tokens
 
 __all__ = [
+    "DATE",
     "FEATURES",
     "TABLES",
     "TEXT_COLUMNS",
@@ -58,6 +65,7 @@ __all__ = [
     "label_tokens",
     "order_of",
     "padded",
+    "padding_token",
     "prepare",
     "questions",
     "questions_from_frame",

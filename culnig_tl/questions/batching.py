@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError
+from culnig_tl.hooked_model import HookedModel
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Batch:
         cultures: culture of each prompt.
         ids: question id of each prompt.
         rows: index of each prompt in the rows it was made from (empty for ready-made batches).
+        options: token id of every option of each prompt, -1 after the last one; -1 throughout where
+            an option is not one token (None: nobody said).
 
     Raises:
         InvalidInputError: lengths differ, or a prompt is padded on the right.
@@ -32,6 +35,7 @@ class Batch:
     cultures: tuple[str, ...]
     ids: tuple[str, ...]
     rows: tuple[int, ...] = ()
+    options: Int[Tensor, "batch option"] | None = None
 
     def __post_init__(self) -> None:
         n_prompts = len(self.tokens)
@@ -62,6 +66,7 @@ class Batch:
             cultures=tuple(self.cultures[line] for line in lines),
             ids=tuple(self.ids[line] for line in lines),
             rows=tuple(self.rows[line] for line in lines) if self.rows else (),
+            options=None if self.options is None else self.options[index],
         )
 
 
@@ -81,3 +86,15 @@ def padded(
         tokens[line, length - len(prompt) :] = torch.tensor(prompt)
         mask[line, length - len(prompt) :] = True
     return tokens, mask
+
+
+def padding_token(model: HookedModel) -> int:
+    """Token that stands on masked positions: the tokenizer's, or 0 where the model has no such.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> padding_token(ct.load_model()) < ct.load_model().cfg.d_vocab
+        True
+    """
+    token = model.tokenizer.pad_token_id
+    return token if token is not None and 0 <= token < model.cfg.d_vocab else 0

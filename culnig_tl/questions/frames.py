@@ -1,5 +1,6 @@
 """Rows from a DataFrame or a file of one's own."""
 
+import codecs
 import csv
 import gzip
 import json
@@ -18,6 +19,14 @@ from culnig_tl.questions.tables import OPTION_COLUMNS, rows_of_table
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet")
 """Endings of the files that hold tables."""
+
+_BYTE_ORDER_MARKS = {  # UTF-32's begins like UTF-16's
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_SAMPLE_OF_BYTES = 4096
 
 
 def questions_from_frame(
@@ -104,11 +113,12 @@ def read_table(path: Path) -> pd.DataFrame:
     """A file of one of the kinds in ``TABLES``; cells of text files are text, never numbers.
 
     Tab-separated files are read without quoting, as GLUE's and the World Values Survey's are
-    written; a byte-order mark is left out.
+    written. Text is UTF-8; a byte-order mark is left out.
 
     Raises:
         MissingFileError: there is no such file.
-        InvalidInputError: another kind of file, or one that cannot be read.
+        InvalidInputError: another kind of file, one that cannot be read, or text in another
+            encoding, which is named.
     """
     if not path.is_file():
         raise MissingFileError(f"There is no file {path}; give a csv, json, jsonl or parquet file.")
@@ -119,11 +129,37 @@ def read_table(path: Path) -> pd.DataFrame:
             f"rows are read from {', '.join(TABLES[:-1])} or {TABLES[-1]}."
         )
     try:
+        if kind != "parquet":
+            _check_encoding(path)
         return _READERS[kind](path)
+    except InvalidInputError:
+        raise
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise _not_utf8(path, "cp1252", f"not UTF-8 (byte {byte:#04x}), probably cp1252") from error
     except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
         raise InvalidInputError(
             f"{path} cannot be read as {kind} ({error}); write the file anew."
         ) from error
+
+
+def _check_encoding(path: Path) -> None:
+    """Refuse text in UTF-16 or UTF-32, which reads as text with zeros in between, or not at all."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        sample = file.read(_SAMPLE_OF_BYTES)
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if sample.startswith(mark):
+            raise _not_utf8(path, encoding, encoding)
+    if 4 * sample.count(b"\0") > len(sample):  # every second byte of English
+        encoding = "UTF-16-BE" if sample.startswith(b"\0") else "UTF-16-LE"
+        raise _not_utf8(path, encoding, f"probably {encoding}")
+
+
+def _not_utf8(path: Path, encoding: str, description: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"{path} holds text that is {description}, expected UTF-8; save it as UTF-8 (Excel: 'CSV "
+        f"UTF-8'), or read it with pandas and encoding={encoding.lower()!r} and give the frame."
+    )
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -31,7 +31,7 @@ def split(rows: Dataset, *, by: SplitBy = "topic", seed: int = 0) -> tuple[Datas
         >>> import culnig_tl as ct
         >>> rows = ct.load_benchmark("atlas", split="all")
         >>> [sorted(set(half["topic"])) for half in split(rows, by="topic", seed=1)]
-        [['Family', 'Food', 'Work life'], ['Education', 'Holidays/Celebration/Leisure', 'Sport']]
+        [['Education', 'Food', 'Sport'], ['Family', 'Holidays/Celebration/Leisure', 'Work life']]
     """
     check_choice("by", by, get_args(SplitBy))
     rows = questions(rows)

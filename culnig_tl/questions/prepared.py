@@ -5,9 +5,10 @@ It owns the token budget, and so the halving of it where memory runs out: every 
 pass over questions goes through ``passes``.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -18,16 +19,13 @@ from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel
-from culnig_tl.questions.batching import Batch, padded
+from culnig_tl.questions.batching import Batch, padded, padding_token
+from culnig_tl.questions.chat import template_source
+from culnig_tl.questions.dates import prompt_date
 from culnig_tl.questions.memory import TokenBudget
-from culnig_tl.questions.rendering import (
-    adapted_rows,
-    encode,
-    label_tokens,
-    text_of,
-    token_of_label,
-)
+from culnig_tl.questions.rendering import adapted_rows, writer
 from culnig_tl.questions.schema import fingerprint, questions
+from culnig_tl.questions.tokens import LabelReader, encode
 from culnig_tl.sites import measure_sites
 
 T = TypeVar("T")
@@ -44,6 +42,9 @@ class PreparedQuestions:
         prompts: token ids of each prompt.
         answers: token id of each right label.
         budget: tokens per pass, padding counted; it shrinks where memory runs out.
+        texts: what the model reads of each row.
+        chat: False where the texts are plain although the model has a chat template.
+        template: name of the chat template, where one was named.
     """
 
     model: HookedModel
@@ -52,6 +53,9 @@ class PreparedQuestions:
     prompts: tuple[tuple[int, ...], ...]
     answers: tuple[int, ...]
     budget: TokenBudget
+    texts: tuple[str, ...]
+    chat: bool = True
+    template: str | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -61,6 +65,7 @@ class PreparedQuestions:
         return (
             f"{len(self)} prompts of {n_questions} questions for {self.model.cfg.model_name}, "
             f"{sum(map(len, self.prompts)):,} tokens"
+            + (f", dated {self.date}" if self.date else "")
         )
 
     @property
@@ -70,8 +75,18 @@ class PreparedQuestions:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change when any row changes."""
-        return fingerprint(self.rows)
+        """Twelve hexadecimal digits that change when any row changes, or how rows are rendered."""
+        of_rows = fingerprint(self.rows)
+        if self.chat and self.template is None:
+            return of_rows
+        text = f"{of_rows}|{self.chat}|{self.template}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def date(self) -> str:
+        """The date that the chat template writes in place of today's; ``""`` for none."""
+        tokenizer = self.model.tokenizer
+        return prompt_date(template_source(tokenizer, chat=self.chat, template=self.template))
 
     @cached_property
     def cultures(self) -> tuple[str, ...]:
@@ -93,12 +108,47 @@ class PreparedQuestions:
     def option_tokens(self) -> Int[Tensor, "row option"]:
         """Token of every option; -1 for one that is not one token, and where a row has fewer."""
         options = self.adapted["options"][:]
-        labels = dict.fromkeys(label for texts in options for label in texts)
-        tokens = {label: token_of_label(self.model.tokenizer, label) for label in labels}
         table = torch.full((len(options), max(map(len, options))), -1)
-        for row, texts in enumerate(options):
-            table[row, : len(texts)] = torch.tensor([tokens[label] for label in texts])
+        for row, labels in enumerate(options):
+            read = partial(self._reader.token_after, self.texts[row], ids=self.prompts[row])
+            table[row, : len(labels)] = torch.tensor([read(label) for label in labels])
         return table
+
+    def check_options(self) -> None:
+        """Refuse options that are not one token.
+
+        Raises:
+            InvalidInputError: there is one; all of them are listed.
+
+        Example:
+            >>> import culnig_tl as ct
+            >>> rows = ct.load_benchmark("atlas", split="test", limit=3)
+            >>> ct.prepare(ct.load_model(), rows).check_options()
+        """
+        self._reader.tokens_after(
+            (name, text, ids, label)
+            for name, text, ids, labels in zip(
+                self.rows["id"], self.texts, self.prompts, self.adapted["options"], strict=True
+            )
+            for label in labels
+        )
+
+    def answer_text(self, row: int, token: int) -> str:
+        """A token as the answer to a row: the option that it is the token of, or else its text.
+
+        Example:
+            >>> import culnig_tl as ct
+            >>> rows = ct.load_benchmark("atlas", split="test", limit=1)
+            >>> prepared = ct.prepare(ct.load_model(), rows)
+            >>> prepared.answer_text(0, prepared.answers[0]) == prepared.rows["answer"][0]
+            True
+        """
+        for label, option in zip(
+            self.adapted["options"][row], self.option_tokens[row].tolist(), strict=False
+        ):
+            if option == token:
+                return label
+        return self.model.tokenizer.decode([token])
 
     def select(self, rows: Sequence[int]) -> "PreparedQuestions":
         """Some of the questions, by number; nothing is encoded again."""
@@ -108,6 +158,7 @@ class PreparedQuestions:
             adapted=self.adapted.select(rows),
             prompts=tuple(self.prompts[row] for row in rows),
             answers=tuple(self.answers[row] for row in rows),
+            texts=tuple(self.texts[row] for row in rows),
         )
 
     def passes(self, run: Callable[[Batch], T], *, n_copies: int = 1) -> Iterator[tuple[Batch, T]]:
@@ -125,13 +176,15 @@ class PreparedQuestions:
         """
         return self.budget.passes(self.batches, run, n_copies=n_copies)
 
+    @cached_property
+    def _reader(self) -> LabelReader:
+        return LabelReader(self.model.tokenizer, chat=self.chat)
+
     def _length(self, group: Sequence[int]) -> int:
         return len(self.prompts[group[0]])
 
     def _batch(self, group: Sequence[int]) -> Batch:
-        tokens, mask = padded(
-            [self.prompts[row] for row in group], self.model.tokenizer.pad_token_id or 0
-        )
+        tokens, mask = padded([self.prompts[row] for row in group], padding_token(self.model))
         device = self.model.cfg.device
         rows = self.rows.select(group)
         return Batch(
@@ -141,50 +194,68 @@ class PreparedQuestions:
             cultures=tuple(rows["culture"]),
             ids=tuple(rows["id"]),
             rows=tuple(group),
+            options=self._whole_options[group].to(device),
         )
+
+    @cached_property
+    def _whole_options(self) -> Int[Tensor, "row option"]:
+        """``option_tokens``, -1 throughout where an option is not one token."""
+        n_options = torch.tensor([len(texts) for texts in self.adapted["options"][:]])
+        is_whole = (self.option_tokens >= 0).sum(1) == n_options
+        return self.option_tokens.where(is_whole[:, None], -1)
 
 
 Rows = Dataset | PreparedQuestions | pd.DataFrame | Iterable[Mapping[str, Any]]
 """What is meant by rows: questions in the schema of ``questions``, or prepared ones."""
 
 
-def prepare(model: HookedModel, rows: Rows, *, token_budget: int = 8192) -> PreparedQuestions:
+def prepare(
+    model: HookedModel,
+    rows: Rows,
+    *,
+    chat: bool = True,
+    template: str | None = None,
+    token_budget: int = 8192,
+) -> PreparedQuestions:
     """Validate, render and tokenise questions for a model, once for all that is done with them.
 
     Args:
         model: a model with named hook points.
         rows: questions; prepared ones are returned as they are, with their own budget.
+        chat: False for plain text on a model that has a chat template.
+        template: name of the chat template, where the tokenizer has several.
         token_budget: tokens per pass, padding counted; larger is faster and needs more memory.
 
     Raises:
-        InvalidInputError: rows that cannot be used, a label that is not one token, a prompt longer
-            than the model's context or than the budget, or questions prepared for another model.
+        InvalidInputError: rows that cannot be used, a chat template that drops a question or opens
+            no reply, a label that is not one token after its prompt, a prompt longer than the
+            model's context or than the budget, a token beyond the model's vocabulary, or questions
+            prepared for another model or with another template.
+        UnknownNameError: there is no chat template of that name.
 
     Example:
         >>> import culnig_tl as ct
         >>> model = ct.load_model()
         >>> ct.prepare(model, ct.load_benchmark("atlas", split="test", limit=3))
-        3 prompts of 3 questions for atlas, 119 tokens
+        3 prompts of 3 questions for atlas, 94 tokens
     """
     if isinstance(rows, PreparedQuestions):
-        if rows.model is not model:
-            raise InvalidInputError(
-                f"These questions were prepared for another model "
-                f"({rows.model.cfg.model_name}); prepare the rows for this one "
-                f"({model.cfg.model_name}), since tokens and prompts may differ."
-            )
-        return rows
+        return _checked(rows, model, chat, template)
     measure_sites(model)
     valid = questions(rows)
-    adapted = adapted_rows(valid, model)
-    prompts = tuple(
-        tuple(encode(model.tokenizer, text_of(row, model.tokenizer))) for row in adapted.to_list()
-    )
+    write = writer(model.tokenizer, chat=chat, template=template)
+    adapted = adapted_rows(valid, model, chat=chat)
+    texts = tuple(write(row) for row in adapted.to_list())
+    options = {} if chat else {"chat": False}
+    prompts = tuple(tuple(encode(model.tokenizer, text, **options)) for text in texts)
     _check_lengths(prompts, valid, model.cfg.n_ctx, token_budget)
-    labels = adapted["answer"][:]
-    tokens = label_tokens(model.tokenizer, labels)
-    answers = tuple(tokens[label] for label in labels)
-    return PreparedQuestions(model, valid, adapted, prompts, answers, TokenBudget(token_budget))
+    _check_vocabulary(prompts, valid, model)
+    reader = LabelReader(model.tokenizer, chat=chat)
+    answers = reader.tokens_after(zip(valid["id"], texts, prompts, adapted["answer"], strict=True))
+    budget = TokenBudget(token_budget)
+    return PreparedQuestions(
+        model, valid, adapted, prompts, tuple(answers), budget, texts, chat=chat, template=template
+    )
 
 
 def batches(model: HookedModel, rows: Rows, *, token_budget: int = 8192) -> list[Batch]:
@@ -203,6 +274,29 @@ def batches(model: HookedModel, rows: Rows, *, token_budget: int = 8192) -> list
     return prepare(model, rows, token_budget=token_budget).batches
 
 
+def _checked(
+    prepared: PreparedQuestions, model: HookedModel, chat: bool, template: str | None
+) -> PreparedQuestions:
+    """Prepared questions, if they are for this model and rendered in this way."""
+    if prepared.model is not model:
+        raise InvalidInputError(
+            f"These questions were prepared for another model "
+            f"({prepared.model.cfg.model_name}); prepare the rows for this one "
+            f"({model.cfg.model_name}), since tokens and prompts may differ."
+        )
+    given = {"chat": chat, "template": template}
+    if given not in (
+        {"chat": True, "template": None},
+        {name: getattr(prepared, name) for name in given},
+    ):
+        raise InvalidInputError(
+            f"These questions were prepared with chat={prepared.chat} and "
+            f"template={prepared.template!r}, not with chat={chat} and template={template!r}; "
+            "prepare the rows anew."
+        )
+    return prepared
+
+
 def _check_lengths(
     prompts: Sequence[Sequence[int]], rows: Dataset, context: int, token_budget: int
 ) -> None:
@@ -214,3 +308,15 @@ def _check_lengths(
                 f"The prompt of question {rows[longest]['id']!r} has {length} tokens and {name} is "
                 f"{limit}; shorten the prompt or take a larger {name.removeprefix('the ')}."
             )
+
+
+def _check_vocabulary(prompts: Sequence[Sequence[int]], rows: Dataset, model: HookedModel) -> None:
+    highest = max(range(len(prompts)), key=lambda row: max(prompts[row], default=0))
+    token = max(prompts[highest], default=0)
+    if token >= model.cfg.d_vocab:
+        raise InvalidInputError(
+            f"The prompt of question {rows[highest]['id']!r} holds the token "
+            f"{model.tokenizer.decode([token])!r} with number {token}, and the model has "
+            f"{model.cfg.d_vocab} tokens, numbered from 0; load it with the tokenizer that it was "
+            "trained with, or leave that text out."
+        )

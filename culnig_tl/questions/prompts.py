@@ -15,7 +15,8 @@ version of Python), unless their order means something.
 
 A *control* row is a row without its question; instruction, options, their order and the right label
 stay. What counts as the question is the line of the template that holds ``{question}``, or else
-the item's question where the prompt holds it.
+the item's question where the prompt holds it. Where a passage or an option says the same once more,
+the row says which of them is the question (``question_offset``).
 """
 
 import re
@@ -28,7 +29,7 @@ from typing import Any, Literal
 from datasets import Dataset
 
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.questions.schema import FEATURES, questions, ranges
+from culnig_tl.questions.schema import FEATURES, OFFSET, offset_of, questions, ranges
 
 _FIELD = re.compile(r"\{([a-z][a-z_0-9]*)\}")
 _MOST = len(ascii_uppercase)
@@ -158,7 +159,8 @@ def control_of(rows: Dataset) -> Dataset:
     """The rows without their question: instruction, options and right label stay.
 
     Raises:
-        InvalidInputError: rows whose column ``question`` is empty, all of them named.
+        InvalidInputError: rows whose column ``question`` is empty, or whose prompt holds the
+            question more than once without saying which one is meant, all of them named.
 
     Example:
         >>> rows = questions([{"id": "q", "prompt": "Choose. Hot drink? tea, ice. Answer:",
@@ -172,6 +174,13 @@ def control_of(rows: Dataset) -> Dataset:
         raise InvalidInputError(
             f"{len(silent)} of {len(records)} rows (rows {ranges(silent)}) do not say which part "
             "of their prompt is the question; give that part, word by word, in a column question."
+        )
+    if unclear := [number for number, row in enumerate(records) if _offset(row) is None]:
+        raise InvalidInputError(
+            f"{len(unclear)} of {len(records)} rows (rows {ranges(unclear)}; the first is question "
+            f"{records[unclear[0]]['id']!r}) hold their question more than once, expected one "
+            f"place to cut it from; give more of the text around it in the column question, or "
+            f"the number of characters before it in a column {OFFSET}."
         )
     return questions(Dataset.from_list([_control(row) for row in records], features=FEATURES))
 
@@ -188,8 +197,19 @@ def order_of(key: str, n: int) -> list[int]:
 
 def _control(row: Mapping[str, Any]) -> dict[str, Any]:
     benchmark = f"{row['benchmark']}-control" if row["benchmark"] else "control"
-    prompt = row["prompt"].replace(row["question"], "", 1).lstrip()
-    return {**row, "prompt": prompt, "question": "", "benchmark": benchmark}
+    start = _offset(row) or 0
+    prompt = row["prompt"][:start] + row["prompt"][start + len(row["question"]) :]
+    changed = {"prompt": prompt.lstrip(), "question": "", "benchmark": benchmark}
+    return {name: row[name] for name in FEATURES} | changed
+
+
+def _offset(row: Mapping[str, Any]) -> int | None:
+    """Where the question starts in the prompt; None where it stands more than once."""
+    prompt, question = row["prompt"], row["question"]
+    if (given := offset_of(row)) is not None:
+        return given
+    first = prompt.find(question)
+    return first if prompt.find(question, first + 1) < 0 else None
 
 
 def _row(item: Item, template: Template, benchmark: str) -> dict[str, Any]:
@@ -202,7 +222,8 @@ def _row(item: Item, template: Template, benchmark: str) -> dict[str, Any]:
     slots = {f"option_{letter}": text for letter, text in zip(ascii_lowercase, texts, strict=False)}
     slots |= {**item.fields, "options": listed}
     prompt = filled(template.text, slots)
-    return {
+    question, offset = _question(template.text, slots, prompt)
+    row = {
         "id": item.id,
         "prompt": prompt,
         "reply_prefix": template.reply_prefix,
@@ -213,8 +234,9 @@ def _row(item: Item, template: Template, benchmark: str) -> dict[str, Any]:
         "template": template.name,
         "benchmark": benchmark,
         "system": filled(template.system, slots),
-        "question": _question(template.text, slots, prompt),
+        "question": question,
     }
+    return row if offset is None or _offset(row) is not None else {**row, OFFSET: offset}
 
 
 def _from_text(text: str, number: int, usual: Template) -> Template:
@@ -256,10 +278,17 @@ def filled(text: str, slots: Mapping[str, str]) -> str:
     return _FIELD.sub(lambda match: slots[match.group(1)], text)
 
 
-def _question(text: str, slots: Mapping[str, str], prompt: str) -> str:
-    """The part of the prompt that a control row leaves out; ``""`` where it holds no question."""
-    line = next((line for line in text.splitlines(keepends=True) if "{question}" in line), "")
-    if set(_FIELD.findall(line)) == {"question"}:
-        return filled(line, slots)
+def _question(text: str, slots: Mapping[str, str], prompt: str) -> tuple[str, int | None]:
+    """The part of the prompt that a control row leaves out, and where it starts.
+
+    ``""`` where the prompt holds no question, no place where the template does not tell.
+    """
     question = slots.get("question", "")
-    return question if question in prompt else ""
+    if text.count("{question}") != 1:
+        return (question if question in prompt else ""), None
+    before, question_on = text.split("{question}")[0], "{question}"
+    lines = text.splitlines(keepends=True)
+    number = next(number for number, line in enumerate(lines) if "{question}" in line)
+    if set(_FIELD.findall(lines[number])) == {"question"}:
+        before, question_on = "".join(lines[:number]), lines[number]
+    return filled(question_on, slots), len(filled(before, slots))

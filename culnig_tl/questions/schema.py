@@ -13,7 +13,10 @@ A *row* is one multiple-choice prompt with its right label:
 | system | str | the system turn; ``""`` for none |
 | question | str | the part of the prompt that a control prompt leaves out; ``""`` if unknown |
 
-The first four of id, prompt, options and answer must be there; the others become ``""``.
+id, prompt, options and answer must be there; the others become ``""``.
+
+Where a prompt holds its question more than once, a row may also say which one is meant:
+``question_offset``, the number of characters before it. Rows out of templates say so.
 """
 
 import hashlib
@@ -44,9 +47,12 @@ TEXT_COLUMNS = (
     "question",
 )
 REQUIRED = ("id", "prompt", "options", "answer")
+OFFSET = "question_offset"
+"""An optional column: where the question starts in its prompt."""
 FEATURES = Features(
     {name: Value("string") for name in TEXT_COLUMNS} | {"options": List(Value("string"))}
 )
+_WITH_OFFSET = Features({**FEATURES, OFFSET: Value("int64")})
 _DETAILED_FAULTS = 10
 _NEEDS = f"A row needs {', '.join(REQUIRED)}, and its answer among its options."
 
@@ -73,14 +79,18 @@ def questions(rows: Dataset | pd.DataFrame | Iterable[Mapping[str, Any]]) -> Dat
     if not records:
         raise InvalidInputError("There are no rows; give at least one question.")
     refuse({number: faults_of(row) for number, row in enumerate(records)})
-    if isinstance(rows, Dataset) and rows.features == FEATURES:
+    if isinstance(rows, Dataset) and rows.features in (FEATURES, _WITH_OFFSET):
         return rows
     filled = [
         {name: row.get(name) or "" for name in TEXT_COLUMNS}
         | {"options": listed_texts(row["options"])}
         for row in records
     ]
-    return Dataset.from_list(filled, features=FEATURES)
+    offsets = [offset_of(row) for row in records]
+    if all(offset is None for offset in offsets):
+        return Dataset.from_list(filled, features=FEATURES)
+    placed = [{**row, OFFSET: offset} for row, offset in zip(filled, offsets, strict=True)]
+    return Dataset.from_list(placed, features=_WITH_OFFSET)
 
 
 def records_of(frame: pd.DataFrame) -> list[dict[Any, Any]]:
@@ -162,9 +172,36 @@ def faults_of(row: Mapping[str, Any]) -> list[str]:
     if empty := [name for name in ("id", "prompt") if name not in wrong and not row[name]]:
         faults.append(f"{' and '.join(empty)} must not be empty")
     faults += _option_faults(row["options"], row["answer"])
-    if not wrong and (row.get("question") or "") not in (row["prompt"] or ""):
-        faults.append("its question is not a part of its prompt")
+    if not wrong:
+        faults += _question_faults(row, row["prompt"] or "", row.get("question") or "")
     return faults
+
+
+def _question_faults(row: Mapping[str, Any], prompt: str, question: str) -> list[str]:
+    if question not in prompt:
+        return ["its question is not a part of its prompt"]
+    try:
+        offset = offset_of(row)
+    except (TypeError, ValueError, OverflowError):
+        return [f"{OFFSET} {row[OFFSET]!r} is no whole number"]
+    if offset is None or (question and offset >= 0 and prompt.startswith(question, offset)):
+        return []
+    return [f"its question does not start at character {offset} of its prompt, as {OFFSET} says"]
+
+
+def offset_of(row: Mapping[str, Any]) -> int | None:
+    """Where the question of a row starts in its prompt; None where the row does not say.
+
+    Example:
+        >>> offset_of({"question_offset": 7.0}), offset_of({"question_offset": ""}), offset_of({})
+        (7, None, None)
+    """
+    cell = row.get(OFFSET)
+    if cell is None or cell == "":
+        return None
+    if int(cell) != float(cell):
+        raise ValueError(cell)
+    return int(cell)
 
 
 def is_text(cell: Any) -> bool:

@@ -38,7 +38,8 @@ from torch.utils.flop_counter import flop_registry
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from culnig_tl.attribution import attribute, integrated_gradients
-from culnig_tl.hooks import last_logits, scaled_neurons
+from culnig_tl.hooks import scaled_neurons
+from culnig_tl.logits import last_logits
 from culnig_tl.models import bridge, conversion
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import Batch

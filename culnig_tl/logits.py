@@ -1,0 +1,99 @@
+"""Logits after the last token of each prompt: what every answer, score and card is read from.
+
+Only the last position is unembedded, as a matrix ``[batch, d_model]``: a view of the residual
+stream would make torch copy the unembedding once per prompt (2 GB each with Gemma's vocabulary).
+
+A model in half precision is unembedded in float32 where no gradient is asked for, a part of the
+vocabulary at a time: rounded to bfloat16, the best options of many prompts tie, and the first wins.
+Logits that are no numbers are refused here, with the question's id.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from culnig_tl.errors import InvalidInputError
+from culnig_tl.hooked_model import HookedModel
+
+_HALF = (torch.bfloat16, torch.float16)
+_WIDE_VALUES = 2**24  # 64 MB of float32
+
+
+def last_logits(
+    model: HookedModel,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    *,
+    ids: Sequence[str] = (),
+) -> Float[Tensor, "batch vocab"]:
+    """Logits at the last position of left-padded prompts.
+
+    Args:
+        model: any model with named hook points.
+        tokens: token ids.
+        mask: True at real tokens.
+        ids: question id of each prompt, for the sentence where one is not finite.
+
+    Raises:
+        InvalidInputError: logits that are not finite.
+    """
+    # no earlier: transformers' GPT-2 asks for every position up to its last norm
+    keep_last = [("unembed.hook_in", _keep_last_position)]
+    with _wide_unembedding(model), model.hooks(fwd_hooks=keep_last):
+        logits = model(tokens, attention_mask=mask.long())[:, -1]
+    _check_finite(logits, ids)
+    return logits
+
+
+def _keep_last_position(residual: Tensor, hook: object) -> Tensor:
+    return residual[:, -1:].contiguous()
+
+
+def _check_finite(logits: Float[Tensor, "batch vocab"], ids: Sequence[str]) -> None:
+    """The largest logit of each prompt is a number: NaN and infinity show in it."""
+    broken = ~logits.detach().amax(-1).isfinite()
+    if broken.any():
+        first = int(broken.nonzero()[0])
+        raise InvalidInputError(
+            f"The logits of {int(broken.sum())} of {len(logits)} prompts are not finite numbers "
+            f"({f'question {ids[first]!r}' if ids else f'prompt {first}'} the first); check the "
+            "model's weights for NaN, or load it in float32 or bfloat16 instead of float16."
+        )
+
+
+@contextmanager
+def _wide_unembedding(model: Any) -> Iterator[None]:
+    """Inside, a model in half precision unembeds in float32."""
+    weights = _unembedding(model.unembed)
+    if torch.is_grad_enabled() or weights is None or weights[0].dtype not in _HALF:
+        yield
+        return
+    try:
+        vars(model.unembed)["forward"] = partial(_wide_forward, model.unembed, *weights)
+        yield
+    finally:
+        vars(model.unembed).pop("forward", None)
+
+
+def _unembedding(component: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Weight ``[vocab d_model]`` and bias; None where they are not a plain linear map."""
+    if hasattr(component, "W_U") and not hasattr(component, "original_component"):
+        return component.W_U.T, component.b_U
+    linear = getattr(component, "original_component", None)
+    return (linear.weight, linear.bias) if type(linear) is torch.nn.Linear else None
+
+
+def _wide_forward(
+    component: Any, weight: Tensor, bias: Tensor | None, residual: Tensor, **_: Any
+) -> Tensor:
+    wide = component.hook_in(residual).float()
+    n_rows = max(1, _WIDE_VALUES // weight.shape[1])
+    parts = [F.linear(wide, rows.float()) for rows in weight.split(n_rows)]
+    logits = torch.cat(parts, dim=-1)
+    return component.hook_out(logits if bias is None else logits + bias.float())
