@@ -371,7 +371,7 @@ def culture_general(
 ) -> set[Neuron]:
     """METHOD section 5, culture-general."""
     every = list(next(iter(cultural.values())))
-    kept: set[Neuron] = set()
+    neurons: set[Neuron] = set()
     for family, share in (("mlp.", mlp_top), ("attn.", attention_top)):
         pool = [
             neuron
@@ -382,8 +382,8 @@ def culture_general(
         without = _sum_over_cultures(control, pool)
         gain = {neuron: with_question[neuron] - without[neuron] for neuron in pool}
         names = _best(_sum_over_cultures(recognition, pool), recognition_top)
-        kept |= {neuron for neuron in _best(gain, share) if neuron not in names}
-    return kept
+        neurons |= {neuron for neuron in _best(gain, share) if neuron not in names}
+    return neurons
 
 
 def culture_specific(
@@ -403,15 +403,15 @@ def culture_specific(
         for each in cultural
     }
     names = _best({neuron: recognition[culture][neuron] for neuron in pool}, recognition_top)
-    kept = set()
+    neurons = set()
     for neuron in _best(gain[culture], top):
         values = [gain[each][neuron] for each in cultural]
         mean = sum(values) / len(values)
         deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
         z = (gain[culture][neuron] - mean) / deviation if deviation > 0 else 0.0
         if neuron not in names and z >= min_z:
-            kept.add(neuron)
-    return kept
+            neurons.add(neuron)
+    return neurons
 
 
 def bootstrap_interval(values: Sequence[float], *, draws: int, seed: int) -> tuple[float, float]:
@@ -432,11 +432,11 @@ def auroc(inside: Sequence[float], outside: Sequence[float]) -> float:
     return wins / (len(inside) * len(outside))
 
 
-def norm_error(found: Tensor, expected: Tensor) -> float:
+def norm_error(value: Tensor, expected: Tensor) -> float:
     """Length of the difference over the length of what was expected."""
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+    return float((value.double() - expected.double()).norm() / expected.double().norm())
 
 
-def max_error(found: Tensor, expected: Tensor) -> float:
+def max_error(value: Tensor, expected: Tensor) -> float:
     """Largest difference over the largest value that was expected."""
-    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
+    return float((value.double() - expected.double()).abs().max() / expected.double().abs().max())

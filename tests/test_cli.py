@@ -54,6 +54,18 @@ def test_help_shows_an_example(command: str) -> None:
     assert "Example" in shown
 
 
+def test_neurons_are_named_on_the_command_line(rows_file: Path) -> None:
+    names = ["L0.mlp.hook_post.152", "L2.mlp.hook_post.201"]
+    code, printed = invoke("evaluate", "atlas", rows_file, "--neurons", ",".join(names), "--quiet")
+    assert code == 0, printed
+    rows = ct.questions_from_frame(rows_file)
+    mean = ct.evaluate(ct.load_model(), rows, neurons=ct.NeuronSet.of(names))["probability"].mean()
+    assert f"mean P(answer) {mean:.3f}, 8 prompts" in printed
+    code, printed = invoke("evaluate", "atlas", rows_file, "--neurons", "L0.152", "--quiet")
+    assert code == 2
+    assert "'L0.152' is no neuron; write layer, site and number" in printed
+
+
 def test_score_select_and_evaluate_agree_with_the_library(rows_file: Path, tmp_path: Path) -> None:
     scores_file, neurons_file = tmp_path / "scores.safetensors", tmp_path / "neurons.json"
     answers_file = tmp_path / "answers.csv"

@@ -91,7 +91,7 @@ def test_scores_equal_the_naive_loops(folders, loaded, rows, backend, dtype, tol
     """Two questions of unequal length in one batch, the shorter one padded."""
     model = loaded(2, backend, dtype)
     batch = batches(model, rows)[0].select([1, 4])
-    found = integrated_gradients(model, batch, sites=[site], steps=3, path=path)[site]
+    scores = integrated_gradients(model, batch, sites=[site], steps=3, path=path)[site]
     twin = {"hooked": NaiveLlama, "bridge": PlainTransformers}[backend](folders[2])
     for line in range(2):
         ids, answer = batch.tokens[line][batch.mask[line]].tolist(), int(batch.answers[line])
@@ -103,7 +103,7 @@ def test_scores_equal_the_naive_loops(folders, loaded, rows, backend, dtype, tol
             for layer in group:
                 naive = [probability * max(column) for column in zip(*shares[layer], strict=True)]
                 expected = torch.tensor(naive, dtype=torch.float64)
-                assert norm_error(found[line, layer], expected) < tolerance
+                assert norm_error(scores[line, layer], expected) < tolerance
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -111,10 +111,10 @@ def test_scores_add_up_to_what_scaling_to_zero_changes(calm, rows, path):
     """Completeness, within 0.1 % of the change at 20 steps, for every site and layer."""
     (batch,) = batches(calm, rows)
     options = {"path": path, "pool": "sum", "weight": "none"}
-    found = integrated_gradients(calm, batch, sites=SITES, **options)
+    scores = integrated_gradients(calm, batch, sites=SITES, **options)
     for site in SITES:
         for group in groups(path):
-            total = found[site][:, list(group)].sum((1, 2))
+            total = scores[site][:, list(group)].sum((1, 2))
             assert norm_error(total, change(calm, batch, site, group)) < 1e-3
 
 
@@ -137,11 +137,11 @@ def test_the_midpoint_rule_converges_with_the_square_of_the_steps(model, rows):
 @FEW_STEPS
 def test_captum_agrees_at_the_input_of_down_proj(folders, model, rows):
     batch = batches(model, rows)[0].select([0])  # the longest: no padding
-    found = integrated_gradients(model, batch, sites=["mlp.hook_post"], path="layer", steps=10)
+    scores = integrated_gradients(model, batch, sites=["mlp.hook_post"], path="layer", steps=10)
     plain = PlainTransformers(folders[2]).model
     answer = int(batch.answers[0])
     options: dict[str, Any] = {"sites": ["mlp.hook_post"], "path": "layer", "steps": 10}
-    scores = attribute(model, [batch], method="integrated_gradients", progress=False, **options)
+    of_data_set = attribute(model, [batch], method="integrated_gradients", progress=False, **options)
 
     class Scale(torch.nn.Module):
         factor = torch.ones(1, 1, dtype=torch.float64)
@@ -175,21 +175,21 @@ def test_captum_agrees_at_the_input_of_down_proj(folders, model, rows):
         with torch.no_grad():
             change = float(probability(one) - probability(0 * one))
         mlp.down_proj = projection
-        missing = scores.source["completeness"]["mlp.hook_post"][layer] * abs(change)
+        missing = of_data_set.source["completeness"]["mlp.hook_post"][layer] * abs(change)
         assert missing == pytest.approx(abs(float(delta)), rel=1e-4, abs=1e-7)
         score = share.amax(1)[0] * probability(one).item()
         # transformers rounds norms and attention to float32 even in a float64 model
-        assert norm_error(found["mlp.hook_post"][0, layer], score.detach()) < SINGLE
+        assert norm_error(scores["mlp.hook_post"][0, layer], score.detach()) < SINGLE
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_queries_and_keys_add_up_alike(model, rows, path):
     """Attention scores are a product of the two: scaling either is the same path."""
     (batch,) = batches(model, rows)
-    found = integrated_gradients(
+    scores = integrated_gradients(
         model, batch, sites=["attn.hook_q", "attn.hook_k"], path=path, pool="sum", weight="none"
     )
-    sums = [found[site].sum(2) for site in ("attn.hook_q", "attn.hook_k")]
+    sums = [scores[site].sum(2) for site in ("attn.hook_q", "attn.hook_k")]
     assert max_error(*sums) < EXACT
 
 
@@ -197,10 +197,10 @@ def test_one_step_at_one_half_is_a_gradient_there(model, rows):
     """With one step the factor is 1/2; hook_post is scaled, so is its product with the gradient."""
     (batch,) = batches(model, rows)
     site = "mlp.hook_post"
-    found = integrated_gradients(model, batch, sites=[site], steps=1, weight="none")
+    scores = integrated_gradients(model, batch, sites=[site], steps=1, weight="none")
     with scaled_neurons(model, whole_layers(model, site, range(3)), factor=0.5):
         halved = gradient_x_activation(model, batch, sites=[site], weight="none")
-    assert max_error(found[site], 2 * halved[site]) < EXACT
+    assert max_error(scores[site], 2 * halved[site]) < EXACT
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -213,8 +213,8 @@ def test_neither_the_batch_nor_the_budget_nor_other_sites_change_a_score(model, 
     together = integrated_gradients(model, batch, **options)
     for site in ("mlp.hook_post", "attn.hook_k"):
         for budget in (1, 4 * length, 6 * length, 13 * length):
-            found = integrated_gradients(model, batch, sites=[site], token_budget=budget, **options)
-            assert max_error(found[site], together[site]) < EXACT
+            scores = integrated_gradients(model, batch, sites=[site], token_budget=budget, **options)
+            assert max_error(scores[site], together[site]) < EXACT
     for line in (0, len(batch) - 1):
         single = integrated_gradients(model, batch.select([line]), **options)
         for site in DEFAULT_SITES:
@@ -250,10 +250,10 @@ def test_by_layer_the_layers_below_are_not_run_again(loaded, rows, monkeypatch, 
     monkeypatch.setattr(gradients, "read_answer", fail)
     with pytest.raises(RuntimeError, match="in the middle"), torch.no_grad():
         gradients.residuals(model, batch)
-    known = gradients.Residuals([batch.tokens[..., None].float()] * 3, [None] * 3)
+    recorded = gradients.Residuals([batch.tokens[..., None].float()] * 3, [None] * 3)
     with (
         pytest.raises(RuntimeError, match="in the middle"),
-        gradients.starting_at(model, 2, known, n_copies=1),
+        gradients.starting_at(model, 2, recorded, n_copies=1),
     ):
         fail()
     assert n_hooks(model) == before
@@ -265,10 +265,10 @@ def test_a_data_set_is_scored_alike(model, rows):
     options: dict[str, Any] = {"steps": 4, "path": "layer"}
     scores = attribute(model, rows, method="integrated_gradients", progress=False, **options)
     (batch,) = batches(model, rows)
-    found = integrated_gradients(model, batch, **options)
+    scores = integrated_gradients(model, batch, **options)
     of_a = [line for line, culture in enumerate(batch.cultures) if culture == "A"]
     for site in DEFAULT_SITES:
-        expected = found[site][of_a].sum(0) / 4
+        expected = scores[site][of_a].sum(0) / 4
         assert max_error(scores.of_culture(site, "A"), expected) < EXACT
     assert {name: scores.source[name] for name in options} == options
     assert scores.source["method"] == "integrated_gradients"

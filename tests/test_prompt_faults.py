@@ -642,6 +642,23 @@ def test_rows_out_of_templates_say_where_their_question_is(tmp_path, text, contr
     assert ct.control_of(again)["prompt"][0] == control
 
 
+@given(
+    st.lists(st.sampled_from(["Why?", "Why", "?", " ", "\n", "tea"]), max_size=6).map("".join),
+    st.sampled_from(["Why?", "Why?Why?", "?"]),
+    st.permutations(["{passage}", "{question}", "{options}"]).map(" ".join),
+)
+def test_a_control_is_its_template_without_the_question(passage, question, text):
+    fields = {"question": question, "passage": passage}
+    rows = rows_of([Item("q", ("Why?", "no"), 0, fields=fields)], [Template(text)], benchmark="b")
+    (control,) = ct.control_of(questions(rows)).to_list()
+    without = rows_of(
+        [Item("q", ("Why?", "no"), 0, fields=fields)],
+        [Template(text.replace("{question}", ""))],
+        benchmark="b",
+    )
+    assert control["prompt"] == without[0]["prompt"].lstrip()
+
+
 def test_a_template_that_asks_twice_has_no_control():
     item = Item("q", ("yes", "no"), 0, fields={"question": "Is it polite?"})
     twice = Template("Q: {question}\n{options}\nAgain: {question}\nAnswer:")

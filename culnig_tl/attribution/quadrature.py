@@ -121,10 +121,11 @@ def undone_factors(model: HookedModel, site: str) -> tuple[float, float]:
     """
     measured = _MEASURED.setdefault(model, {})
     if site not in measured:
-        measured[site] = _measured(model, site)
+        least, greatest = _measured(model, site)
         other = SITES[site].same_neurons_as if site in SITES else None
         if other in SITES:  # what follows those neurons under their other name follows these
-            measured[site] = min(measured[site], undone_factors(model, other))
+            least = min(least, undone_factors(model, other)[0])
+        measured[site] = least, greatest
     return measured[site]
 
 

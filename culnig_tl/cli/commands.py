@@ -19,6 +19,7 @@ from culnig_tl.cli.options import (
     Sites,
     TokenBudget,
     load,
+    neurons_of,
     plain_errors,
     rows_of,
 )
@@ -130,7 +131,11 @@ def evaluate(
     model: ModelName,
     rows: Rows,
     neurons: Annotated[
-        Path | None, typer.Option(help="Neurons to scale (.json); without it, the model as it is.")
+        str | None,
+        typer.Option(
+            help="Neurons to scale: a file (.json), or names (L0.mlp.hook_post.152), separated "
+            "by commas; without it, the model as it is."
+        ),
     ] = None,
     factor: Annotated[float, typer.Option(help="0 suppresses, 2 enhances.")] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Where to write the answers (.csv).")] = None,
@@ -148,7 +153,7 @@ def evaluate(
         answers = ct.evaluate(
             load(model, backend=backend, dtype=dtype, device=device, quiet=quiet),
             rows_of(rows),
-            neurons=ct.NeuronSet.load(neurons) if neurons is not None else None,
+            neurons=neurons_of(neurons) if neurons is not None else None,
             factor=factor,
             token_budget=token_budget,
             progress=not quiet,

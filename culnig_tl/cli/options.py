@@ -98,6 +98,13 @@ def rows_of(source: str) -> Dataset:
     return ct.load_benchmark(name, split=cast(Split, split))
 
 
+def neurons_of(source: str) -> ct.NeuronSet:
+    """Neurons of a file, or by their names."""
+    if source.endswith(".json") or Path(source).exists():
+        return ct.NeuronSet.load(source)
+    return ct.NeuronSet.of([name.strip() for name in source.split(",")])
+
+
 def benchmarks_of(named: list[str]) -> dict[str, Dataset]:
     pairs = [text.partition("=") for text in named]
     if broken := [

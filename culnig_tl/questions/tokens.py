@@ -37,7 +37,7 @@ def encode(tokenizer: Any, text: str, *, chat: bool = True) -> list[int]:
         >>> import culnig_tl as ct
         >>> tokenizer = ct.load_model().tokenizer
         >>> tokenizer.decode(encode(tokenizer, "The usual food"))
-        'The usual food'
+        '<bos>The usual food'
     """
     in_chat = chat and bool(getattr(tokenizer, "chat_template", None))
     encoded = tokenizer(text, add_special_tokens=not in_chat, return_special_tokens_mask=True)
