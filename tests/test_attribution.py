@@ -83,14 +83,14 @@ def test_scores_equal_the_naive_loops_at_every_site(
     loaded, traces, backend, key_value_heads, dtype, tolerance
 ):
     batch, seen = traces(backend, key_value_heads)
-    found = gradient_x_activation(loaded(key_value_heads, backend, dtype), batch, sites=SITES)
-    assert list(found) == list(SITES)
+    scores = gradient_x_activation(loaded(key_value_heads, backend, dtype), batch, sites=SITES)
+    assert list(scores) == list(SITES)
     for site in SITES:
         naive = expected(seen, site)
-        assert found[site].shape == naive.shape
-        assert max_error(found[site], naive) < tolerance
+        assert scores[site].shape == naive.shape
+        assert max_error(scores[site], naive) < tolerance
         for line in range(len(batch)):  # prompts with small probabilities too
-            assert norm_error(found[site][line], naive[line]) < tolerance
+            assert norm_error(scores[site][line], naive[line]) < tolerance
 
 
 def published_post(seen, batch):
@@ -102,11 +102,11 @@ def test_zero_padding_gives_the_published_scores_of_a_batch(
     loaded, traces, backend, dtype, tolerance
 ):
     batch, seen = traces(backend, 2)
-    found = gradient_x_activation(loaded(2, backend, dtype), batch, sites=SITES, padding="zero")
+    scores = gradient_x_activation(loaded(2, backend, dtype), batch, sites=SITES, padding="zero")
     ours = gradient_x_activation(loaded(2, backend, dtype), batch, sites=SITES)
     for site in SITES:
         published = expected(seen, site, batch_length=batch.tokens.shape[1])
-        assert norm_error(found[site], published) < tolerance
+        assert norm_error(scores[site], published) < tolerance
     # the last prompt is the shortest: without its padding some neurons score below 0
     assert (ours["mlp.hook_post"][-1] < 0).any()
     assert norm_error(ours["mlp.hook_post"][-1], published_post(seen, batch)[-1]) > 0.01
@@ -114,16 +114,16 @@ def test_zero_padding_gives_the_published_scores_of_a_batch(
 
 def test_clamped_scores_are_cut_at_zero_after_weighting(model, traces):
     batch, seen = traces("hooked", 2)
-    found = gradient_x_activation(model, batch, sites=SITES, clamp=True)
+    scores = gradient_x_activation(model, batch, sites=SITES, clamp=True)
     for site in SITES:
-        assert max_error(found[site], expected(seen, site, clamp=True)) < EXACT
+        assert max_error(scores[site], expected(seen, site, clamp=True)) < EXACT
     assert (expected(seen, "mlp.hook_post") < 0).any()
 
 
 def test_captum_agrees_at_the_input_of_down_proj(folders, model, traces):
     batch, _ = traces("hooked", 2)
     plain = PlainTransformers(folders[2]).model
-    found = gradient_x_activation(model, batch, sites=["mlp.hook_post"])["mlp.hook_post"]
+    scores = gradient_x_activation(model, batch, sites=["mlp.hook_post"])["mlp.hook_post"]
     for line in range(len(batch)):
         tokens, answer = alone(batch, line).tokens, int(batch.answers[line])
 
@@ -135,7 +135,7 @@ def test_captum_agrees_at_the_input_of_down_proj(folders, model, traces):
             (product,) = oracle.attribute(tokens, attribute_to_layer_input=True)
             score = torch.as_tensor(product).amax(0) * probability(tokens)
             # transformers rounds norms and attention to float32 even in a float64 model
-            assert norm_error(found[line, layer], score.detach()) < SINGLE
+            assert norm_error(scores[line, layer], score.detach()) < SINGLE
 
 
 @pytest.mark.parametrize(("backend", "dtype", "tolerance"), PRECISIONS)
@@ -157,7 +157,7 @@ def test_a_score_does_not_depend_on_its_batch_or_on_padding(
 @pytest.mark.parametrize("padding", ["ignore", "zero"])
 def test_other_pools_by_hand(model, traces, pool, padding):
     batch, seen = traces("hooked", 2)
-    found = gradient_x_activation(
+    scores = gradient_x_activation(
         model, batch, sites=["mlp.hook_post"], pool=pool, padding=padding, weight="none"
     )["mlp.hook_post"]
     for line, one in enumerate(seen):
@@ -171,7 +171,7 @@ def test_other_pools_by_hand(model, traces, pool, padding):
                 "mean": sum(products) / n_positions,
                 "last": products[-1],
             }[pool]
-            assert found[line, layer, neuron].item() == pytest.approx(by_hand, rel=1e-7, abs=1e-12)
+            assert scores[line, layer, neuron].item() == pytest.approx(by_hand, rel=1e-7, abs=1e-12)
 
 
 def test_weighting_multiplies_by_the_answer_probability(model, traces):
@@ -186,8 +186,8 @@ def test_weighting_multiplies_by_the_answer_probability(model, traces):
 
 def test_hook_post_and_hook_pre_linear_score_alike(either, rows):
     (batch,) = batches(either, rows)
-    found = gradient_x_activation(either, batch, sites=["mlp.hook_post", "mlp.hook_pre_linear"])
-    assert max_error(found["mlp.hook_post"], found["mlp.hook_pre_linear"]) < SINGLE
+    scores = gradient_x_activation(either, batch, sites=["mlp.hook_post", "mlp.hook_pre_linear"])
+    assert max_error(scores["mlp.hook_post"], scores["mlp.hook_pre_linear"]) < SINGLE
 
 
 @pytest.mark.parametrize("site", SITES)
@@ -232,17 +232,17 @@ def test_half_precision_scores_are_taken_in_float32(loaded, rows):
 @pytest.mark.parametrize("token_budget", [8192, 20])
 def test_culture_scores_of_a_data_set_equal_the_naive_sums(model, traces, rows, token_budget):
     batch, seen = traces("hooked", 2)
-    found = attribute(model, rows, sites=SITES, token_budget=token_budget, progress=False)
+    of_data_set = attribute(model, rows, sites=SITES, token_budget=token_budget, progress=False)
     in_row_order = [seen[batch.rows.index(row)] for row in range(len(rows))]
-    assert found.cultures == ("B", "A", "C")
-    assert found.n_questions == 4
-    assert found.n_prompts == (2, 3, 1)
+    assert of_data_set.cultures == ("B", "A", "C")
+    assert of_data_set.n_questions == 4
+    assert of_data_set.n_prompts == (2, 3, 1)
     for site in SITES:
         scores = expected(in_row_order, site)
         for layer, neuron in itertools.product(range(3), range(scores.shape[2])):
             column = scores[:, layer, neuron].tolist()
             naive = reference.culture_scores(column, rows["culture"][:], rows["id"][:])
-            stored = found.values[site][:, layer, neuron]
+            stored = of_data_set.values[site][:, layer, neuron]
             # scores of a data set are kept in float32
             assert stored.tolist() == pytest.approx(list(naive.values()), rel=1e-6, abs=1e-12)
 

@@ -9,6 +9,9 @@ the error of the quadrature, and of rounding. Each path has a *gap* per question
 for one more forward pass, at factor 0. Of a data set the figure is the sum of errors over the sum
 of changes, so that questions which the site hardly touches do not decide. A figure per site on the
 joint path, per site and layer by layer; ``NeuronScores.completeness`` is the worst.
+
+What more steps do not mend is rounding, or a jump: in a mixture of experts a factor changes which
+experts a token is sent to.
 """
 
 import warnings
