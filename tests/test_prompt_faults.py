@@ -413,6 +413,20 @@ def test_the_label_is_the_token_that_text_and_label_together_give(
     prepared.check_options()
 
 
+def test_an_answer_is_right_by_its_token_not_by_how_the_token_reads_alone(spaced, monkeypatch):
+    model, row = spaced(), {**ROW, "prompt": "tea? Answer:"}
+    token = prepare(model, [row]).answers[0]
+    assert model.tokenizer.decode([token]) == "A"  # without the space that the label has
+    bias = torch.zeros(model.cfg.d_vocab)
+    bias[token] = 1e3
+    monkeypatch.setattr(model.unembed, "b_U", torch.nn.Parameter(bias, requires_grad=False))
+    for mode in ("argmax", "options"):
+        (answer,) = ct.evaluate(model, [row], mode=mode).to_dict("records")
+        assert (answer["prediction"], answer["correct"], answer["rank"]) == (" A", True, 1)
+    answers = ct.inspect_prompt(model, row, top=1).answers
+    assert answers.loc[answers["right"], "answer"].tolist() == [" A"]
+
+
 def test_a_label_that_is_two_tokens_after_its_prompt_is_refused(spaced):
     model = spaced(prompted("[/INST]"))
     assert label_tokens(model.tokenizer, ["C"])  # one token, but "▁C" is none

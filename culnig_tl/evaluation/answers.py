@@ -25,7 +25,7 @@ from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.logits import last_logits
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions import Batch, PreparedQuestions, Rows, label_tokens, prepare
+from culnig_tl.questions import Batch, PreparedQuestions, Rows, prepare
 
 Mode = Literal["argmax", "options"]
 """What counts as the model's answer: its likeliest token, or the likeliest option."""
@@ -89,9 +89,9 @@ def answers(
 ) -> pd.DataFrame:
     """The frame of ``evaluate`` for prepared questions."""
     check_choice("mode", mode, get_args(Mode))
-    model, tokenizer, adapted = prepared.model, prepared.model.tokenizer, prepared.adapted
+    model, adapted = prepared.model, prepared.adapted
     if mode == "options":
-        label_tokens(tokenizer, [label for texts in adapted["options"] for label in texts])
+        prepared.check_options()
     predictions = [""] * len(prepared)
     probability = np.zeros(len(prepared))
     of_options = np.full(prepared.option_tokens.shape, np.nan)
@@ -113,7 +113,7 @@ def answers(
             probability[places] = right.cpu().numpy()
             of_options[places] = options.cpu().numpy()
             for row, token in zip(places, likeliest.tolist(), strict=True):
-                predictions[row] = tokenizer.decode([token])
+                predictions[row] = prepared.answer_text(row, token)
             bar.update(len(piece))
     if mode == "options":
         best = np.nanargmax(of_options, axis=1)

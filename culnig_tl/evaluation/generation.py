@@ -14,7 +14,7 @@ import torch
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import next_logits
-from culnig_tl.questions import Batch, TokenBudget, encode, padded
+from culnig_tl.questions import Batch, TokenBudget, encode, padded, padding_token
 
 _ENDS_OF_TURN = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
 
@@ -67,7 +67,7 @@ def _batches(
     while order:
         size = max(1, token_budget // (len(prompts[order[0]]) + max_new_tokens))
         group, order = order[:size], order[size:]
-        tokens, mask = padded([prompts[row] for row in group], model.tokenizer.pad_token_id or 0)
+        tokens, mask = padded([prompts[row] for row in group], padding_token(model))
         yield Batch(
             tokens=tokens.to(model.cfg.device),
             mask=mask.to(model.cfg.device),

@@ -28,7 +28,7 @@ from culnig_tl.hooks import scaled_neurons
 from culnig_tl.html import ColouredTokens, fragment, token_texts, with_style, write_page
 from culnig_tl.logits import last_logits
 from culnig_tl.neurons import Neuron, NeuronSet
-from culnig_tl.questions import Batch, encode, label_tokens, prepare, text_of
+from culnig_tl.questions import Batch, encode, prepare, text_of
 from culnig_tl.sites import DEFAULT_SITES, hook_name
 
 _N_LIKELIEST = 5
@@ -63,8 +63,10 @@ class Prompt:
         if isinstance(row, str):
             return _of_text(model, row)
         prepared = prepare(model, [row], token_budget=model.cfg.n_ctx)
-        labels = label_tokens(model.tokenizer, prepared.adapted[0]["options"])
-        return cls(prepared.batches[0], tuple(labels.items()))
+        prepared.check_options()
+        tokens = prepared.option_tokens[0].tolist()
+        labels = zip(prepared.adapted[0]["options"], tokens, strict=True)
+        return cls(prepared.batches[0], tuple(labels))
 
     @property
     def ids(self) -> list[int]:
