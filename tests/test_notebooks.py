@@ -149,7 +149,8 @@ def test_a_notebook_runs_and_draws_its_figures(path: Path, ran: Callable[[Path],
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert len([o for o in outputs if render.FIGURE in o.get("data", {})]) == n_figures(notebook)
     complaints = [o.text for o in outputs if o.get("name") == "stderr" and "Warning" in o.text]
-    assert complaints == []
+    # Lesson two takes few steps on purpose, and the package says that they do not add up.
+    assert [text for text in complaints if "Integrated gradients do not add up" not in text] == []
 
 
 @pytest.mark.browser
