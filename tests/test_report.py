@@ -353,6 +353,7 @@ OWN = {"cultural", "control", "recognition", "benchmarks", "culture_test"}
     ],
     ids=["defaults", "nothing as it is by default"],
 )
+@pytest.mark.filterwarnings("ignore:Integrated gradients do not add up")
 def test_how_to_reproduce_does_so(tmp_path, monkeypatch, given, choices):
     """The printed code, executed, makes a run of the same settings and the same table."""
     few = {"cultures": ["Iran", "Spain"], "limit": 16}

@@ -133,7 +133,7 @@ def test_a_mixture_of_experts_names_the_residual_stream_an_mlp(tmp_path, make_to
     ):
         model(batch.tokens)
     assert widths == [model.cfg.d_model] != [model.cfg.d_mlp]
-    with pytest.raises(UnknownNameError, match="sees no such neurons"):
+    with pytest.raises(UnknownNameError, match="mixtures of 4 experts, whose neurons are no site"):
         site_shape(model, "mlp.hook_post")
 
 
