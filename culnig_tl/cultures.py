@@ -84,6 +84,19 @@ def culture_key(spelling: str) -> str:
     return culture_name(spelling).casefold()
 
 
+def spellings_of(spelling: str) -> tuple[str, ...]:
+    """Every spelling of a culture that this package knows, its own first.
+
+    Example:
+        >>> spellings_of("united_kingdom")
+        ('UK', 'united kingdom', 'great britain')
+        >>> spellings_of("")
+        ()
+    """
+    name = culture_name(spelling)
+    return (name, *_OTHER_SPELLINGS.get(name, ())) if name else ()
+
+
 def kin_of(spelling: str) -> frozenset[str]:
     """The cultures that are kin to a culture; it is none of them itself.
 

@@ -1,6 +1,7 @@
 """Logits after the last token of each prompt: what every answer, score and card is read from.
 
-Only the last position is unembedded, as a matrix ``[batch, d_model]``: a view of the residual
+Only the last position is unembedded, as a matrix ``[batch, d_model]`` (of whole options, as many
+positions as the longest has tokens): a view of the residual
 stream would make torch copy the unembedding once per prompt (2 GB each with Gemma's vocabulary).
 
 A model in half precision is unembedded in float32 where no gradient is asked for, a part of the
@@ -22,7 +23,7 @@ from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel
 
 _HALF = (torch.bfloat16, torch.float16)
-_WIDE_VALUES = 2**24  # 64 MB of float32
+_WIDE_VALUES = 2**21  # 8 MB of float32: what a core converts stays in its cache
 
 
 def last_logits(
@@ -43,20 +44,65 @@ def last_logits(
     Raises:
         InvalidInputError: logits that are not finite.
     """
-    # no earlier: transformers' GPT-2 asks for every position up to its last norm
-    keep_last = [("unembed.hook_in", _keep_last_position)]
-    with _wide_unembedding(model), model.hooks(fwd_hooks=keep_last):
-        logits = model(tokens, attention_mask=mask.long())[:, -1]
-    _check_finite(logits, ids)
+    logits = _trailing_logits(model, tokens, mask, 1)[:, -1]
+    check_finite(logits, ids)
     return logits
 
 
-def _keep_last_position(residual: Tensor, hook: object) -> Tensor:
-    return residual[:, -1:].contiguous()
+def continuation_log_probabilities(
+    model: HookedModel,
+    tokens: Int[Tensor, "batch pos"],
+    mask: Bool[Tensor, "batch pos"],
+    continuations: Sequence[Sequence[int]],
+    *,
+    ids: Sequence[str] = (),
+) -> Float[Tensor, "batch"]:
+    """Log-probability of a continuation of each prompt, summed over its tokens.
+
+    Args:
+        model: any model with named hook points.
+        tokens: left-padded prompts, each with all of its continuation but the last token.
+        mask: True at real tokens.
+        continuations: token ids of each prompt's continuation.
+        ids: question id of each prompt, for the sentence where a logit is not finite.
+
+    Raises:
+        InvalidInputError: logits that are not finite.
+    """
+    longest = max(map(len, continuations))
+    logits = _trailing_logits(model, tokens, mask, longest)
+    check_finite(logits.amax(1), ids)
+    sums = []
+    for of_prompt, continuation in zip(logits.float().log_softmax(-1), continuations, strict=True):
+        wanted = torch.tensor(list(continuation), device=of_prompt.device)
+        sums.append(of_prompt[-len(continuation) :].gather(1, wanted[:, None]).sum())
+    return torch.stack(sums)
 
 
-def _check_finite(logits: Float[Tensor, "batch vocab"], ids: Sequence[str]) -> None:
-    """The largest logit of each prompt is a number: NaN and infinity show in it."""
+def _trailing_logits(
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], n: int
+) -> Float[Tensor, "batch n vocab"]:
+    """Logits at the last ``n`` positions."""
+    # no earlier: transformers' GPT-2 asks for every position up to its last norm
+    keep_last = [("unembed.hook_in", partial(_keep_last_positions, n=n))]
+    with _wide_unembedding(model), model.hooks(fwd_hooks=keep_last):
+        return model(tokens, attention_mask=mask.long())[:, -n:]
+
+
+def _keep_last_positions(residual: Tensor, hook: object, n: int) -> Tensor:
+    return residual[:, -n:].contiguous()
+
+
+def check_finite(logits: Float[Tensor, "batch vocab"], ids: Sequence[str]) -> None:
+    """Refuse logits that are no numbers: NaN and infinity show in the largest of each prompt.
+
+    Args:
+        logits: at one position of each prompt.
+        ids: question id of each prompt, for the sentence; may be empty.
+
+    Raises:
+        InvalidInputError: logits that are not finite.
+    """
     broken = ~logits.detach().amax(-1).isfinite()
     if broken.any():
         first = int(broken.nonzero()[0])

@@ -102,6 +102,38 @@ class NeuronScores:
         for methods other than integrated gradients."""
         return max(self.completeness_by_site.values(), default=None)
 
+    def per_prompt(self, site: str, culture: str | None = None) -> Float[Tensor, "layer neuron"]:
+        """Mean score of a prompt at a site, of one culture or of all.
+
+        Raises:
+            UnknownNameError: these scores have no such culture.
+        """
+        if culture is None:
+            return self.total(site) * (self.n_questions / sum(self.n_prompts))
+        scores = self.of_culture(site, culture)
+        return scores * (self.n_questions / self.n_prompts[self.cultures.index(culture)])
+
+    def answer_scale(self, culture: str | None = None) -> float:
+        """What a prompt's score is a share of: the mean of ``P(y|x)`` squared for scores weighted
+        by it, else of ``P(y|x)``; of one culture or of all.
+
+        Raises:
+            InvalidInputError: scores that do not say how likely the answers were, or of another
+                target than the probability.
+        """
+        means = self.source.get("mean_probability")
+        if means is None or self.source.get("target", "probability") != "probability":
+            raise InvalidInputError(
+                "These scores do not say what they are a share of: they were made by an earlier "
+                "version or of another target than the probability; score the questions again "
+                "with target='probability', or take normalise='none'."
+            )
+        power = 1 if self.source.get("weight") == "probability" else 0
+        if culture is not None:
+            return means[self.cultures.index(culture)][power]
+        of_cultures = zip(means, self.n_prompts, strict=True)
+        return sum(mean[power] * n for mean, n in of_cultures) / sum(self.n_prompts)
+
     def total(self, site: str) -> Float[Tensor, "layer neuron"]:
         """``S(D)`` at a site, summed over cultures."""
         return self.values[site].sum(0)
@@ -269,6 +301,7 @@ class ScoreSums:
         ids: the distinct question ids.
         dtype: type of the scores that were added, and of those that come out.
         gaps: sums of error and change of each path of integrated gradients, by site.
+        moments: sums of ``P(y|x)`` and of its square over the prompts of each culture.
     """
 
     sums: Mapping[str, Float[Tensor, "culture layer neuron"]]
@@ -277,6 +310,7 @@ class ScoreSums:
     ids: tuple[str, ...]
     dtype: torch.dtype
     gaps: Mapping[str, Float[Tensor, "path 2"]] = field(default_factory=dict)
+    moments: Float[Tensor, "culture 2"] = field(default_factory=lambda: torch.zeros(0, 2))
 
 
 class ScoreAccumulator:
@@ -294,6 +328,7 @@ class ScoreAccumulator:
         self._ids: dict[str, None] = {}
         self._dtype = torch.float32
         self._gaps: dict[str, Tensor] = {}
+        self._moments = torch.zeros(len(self._index), 2, dtype=torch.float64)
 
     @classmethod
     def of(cls, held: ScoreSums) -> "ScoreAccumulator":
@@ -304,6 +339,7 @@ class ScoreAccumulator:
         accumulator._ids = dict.fromkeys(held.ids)
         accumulator._dtype = held.dtype
         accumulator._gaps = dict(held.gaps)
+        accumulator._moments = held.moments.clone()
         return accumulator
 
     def held(self) -> ScoreSums:
@@ -315,6 +351,7 @@ class ScoreAccumulator:
             ids=tuple(self._ids),
             dtype=self._dtype,
             gaps=dict(self._gaps),
+            moments=self._moments,
         )
 
     def update(
@@ -324,8 +361,10 @@ class ScoreAccumulator:
         cultures: Sequence[str],
         ids: Sequence[str],
         gaps: Mapping[str, Float[Tensor, "batch path 2"]] | None = None,
+        probability: Float[Tensor, "batch"] | None = None,
     ) -> None:
-        """Add the scores of a batch, and what integrated gradients miss in it."""
+        """Add the scores of a batch, ``P(y|x)`` of its prompts, and what integrated gradients miss
+        in it."""
         for culture in cultures:
             if culture not in self._index:
                 self._index[culture] = len(self._index)
@@ -335,6 +374,8 @@ class ScoreAccumulator:
         for site, values in scores.items():
             self._add(site, values, [self._index[culture] for culture in cultures])
         add_gaps(self._gaps, gaps or {})
+        if probability is not None:
+            self._add_moments(probability, [self._index[culture] for culture in cultures])
 
     def finish(self, **source: Any) -> NeuronScores:
         """The scores of the data set; ``source`` says how they came about.
@@ -352,12 +393,27 @@ class ScoreAccumulator:
             cultures=tuple(self._index),
             n_questions=len(self._ids),
             n_prompts=tuple(self._n_prompts),
-            source={"sites": list(self._sums), **source, **self._completeness},
+            source={"sites": list(self._sums), **source, **self._completeness, **self._means},
         )
 
     @property
     def _completeness(self) -> dict[str, Any]:
         return {"completeness": completeness_of(self._gaps)} if self._gaps else {}
+
+    @property
+    def _means(self) -> dict[str, Any]:
+        """Mean of ``P(y|x)`` and of its square by culture; nothing where no one gave them."""
+        if not self._moments.any():
+            return {}
+        n_prompts = torch.tensor(self._n_prompts, dtype=torch.float64)
+        return {"mean_probability": (self._moments / n_prompts[:, None]).tolist()}
+
+    def _add_moments(self, probability: Tensor, index: list[int]) -> None:
+        missing = len(self._index) - len(self._moments)
+        self._moments = torch.cat([self._moments, self._moments.new_zeros((missing, 2))])
+        exact = probability.detach().cpu().double()
+        for line, culture in enumerate(index):
+            self._moments[culture] += torch.stack([exact[line], exact[line].square()])
 
     def _add(self, site: str, values: Tensor, index: list[int]) -> None:
         exact = torch.float32 if values.device.type == "mps" else torch.float64

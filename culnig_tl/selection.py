@@ -12,6 +12,17 @@ drop the top by ``S_c(recognition)``, and drop neurons whose difference for c li
 ``min_z`` population standard deviations above its mean over all cultures (a deviation of 0 counts
 as z = 0).
 
+*The general control* (this project's, not in the paper). The paper's controls remove what answer
+format and country names explain, not what any fact needs. Scores of general questions asked in the
+same way do; with ``C``, ``K`` and ``G`` the mean scores of a cultural, control and general prompt
+(the latter two clamped at 0),
+
+    normalise="none":   rank by  C - K - w G
+    normalise="share":  rank by  (C - K) / p(cultural) - w G / p(general)
+
+where ``p`` is what a score is a share of (``NeuronScores.answer_scale``), so that easy and hard
+questions count alike. ``recipe="selective"`` is the latter on MLP neurons alone.
+
 *Random.* The same number out of all pools together, without replacement.
 
 Ties keep layer-then-neuron order, so the same scores always give the same set.
@@ -20,28 +31,43 @@ is ranked in the pool that it names (see ``sites``).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_choice
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.scores import NeuronScores
 from culnig_tl.sites import DEFAULT_SITES, PoolName, site_named, site_shape
 
+Recipe = Literal["published", "selective"]
+"""Settings of a selection that go together."""
+Normalise = Literal["none", "share"]
+
+_RECIPES: Mapping[str, tuple[Normalise, float]] = {
+    "published": ("none", 0.002),
+    "selective": ("share", 0.0),
+}
+"""How scores are compared with those of general questions, and the share of attention neurons."""
+
 
 def culture_general(
     cultural: NeuronScores,
     control: NeuronScores | None = None,
     recognition: NeuronScores | None = None,
+    general: NeuronScores | None = None,
     *,
+    recipe: Recipe = "published",
     mlp_top: float = 0.01,
-    attention_top: float = 0.002,
+    attention_top: float | None = None,
     recognition_top: float = 0.01,
+    normalise: Normalise | None = None,
+    general_weight: float = 1.0,
 ) -> NeuronSet:
     """Neurons that carry cultural understanding whatever the culture.
 
@@ -49,12 +75,19 @@ def culture_general(
         cultural: scores of cultural questions.
         control: scores of the same rows without the question; None subtracts nothing.
         recognition: scores of the country-name control; None drops nothing.
+        general: scores of general questions asked in the same way, clamped; None subtracts nothing.
+        recipe: ``"published"``, or ``"selective"``, which needs ``general``.
         mlp_top: share of the MLP pool to keep.
-        attention_top: share of the attention pool (q, k and v together) to keep.
+        attention_top: share of the attention pool (q, k and v together) to keep; None takes the
+            recipe's (0.002, or none).
         recognition_top: share of each pool to drop by recognition score.
+        normalise: whether scores are compared as they are, or as shares of the answer; None takes
+            the recipe's (``"none"``, or ``"share"``).
+        general_weight: what the general scores are multiplied by.
 
     Raises:
-        InvalidInputError: scores of different models, sites or cultures; a share outside 0 to 1.
+        InvalidInputError: scores of different models, sites or cultures; a share outside 0 to 1;
+            general scores that are not clamped, or missing where the recipe needs them.
 
     Example:
         >>> import culnig_tl as ct
@@ -62,14 +95,14 @@ def culture_general(
         >>> len(culture_general(ct.attribute(model, rows, progress=False)))
         23
     """
-    _check_comparable(cultural, control, recognition)
+    _check_comparable(cultural, control, recognition, general)
+    normalise, attention_top = _settled(recipe, normalise, attention_top, general)
+    ranking = _Ranking(cultural, control, general, normalise, general_weight)
     shares: dict[PoolName, float] = {"mlp": mlp_top, "attention": attention_top}
     score_of: dict[Neuron, float] = {}
     for pool, top in shares.items():
         sites = _pool_sites(cultural, pool)
-        rank = _totals(cultural, sites)
-        if control is not None:
-            rank = rank - _totals(control, sites)
+        rank = ranking.of(sites)
         best = _top(rank, top, f"{pool}_top")
         if recognition is not None:
             names = _top(_totals(recognition, sites), recognition_top, "recognition_top")
@@ -83,6 +116,7 @@ def culture_general(
         attention_top=attention_top,
         recognition_top=recognition_top if recognition is not None else None,
         control=control is not None,
+        **ranking.provenance,
     )
 
 
@@ -90,11 +124,15 @@ def culture_specific(
     cultural: NeuronScores,
     control: NeuronScores | None = None,
     recognition: NeuronScores | None = None,
+    general: NeuronScores | None = None,
     *,
     culture: str,
+    recipe: Recipe = "published",
     top: float = 0.003,
     recognition_top: float = 0.01,
     min_z: float = 0.5,
+    normalise: Normalise | None = None,
+    general_weight: float = 1.0,
 ) -> NeuronSet:
     """Neurons tied to one culture.
 
@@ -102,7 +140,9 @@ def culture_specific(
         cultural: scores of cultural questions.
         control: scores of the same rows without the question; None subtracts nothing.
         recognition: scores of the country-name control, with this culture; None drops nothing.
+        general: scores of general questions, as in ``culture_general``.
         culture: the culture.
+        recipe, normalise, general_weight: as in ``culture_general``.
         top: share of all neurons to keep.
         recognition_top: share of all neurons to drop by recognition score.
         min_z: least z-score of this culture among all cultures.
@@ -117,16 +157,12 @@ def culture_specific(
         >>> scores = ct.attribute(model, rows, progress=False)
         >>> iran = culture_specific(scores, culture=scores.cultures[0])
     """
-    _check_comparable(cultural, control, recognition)
-    sites = _selectable_sites(cultural)
-    by_culture = torch.stack([_of_culture(cultural, sites, each) for each in cultural.cultures])
-    if control is not None:
-        by_culture = by_culture - torch.stack(
-            [_of_culture(control, sites, each) for each in cultural.cultures]
-        )
-    rank = _of_culture(cultural, sites, culture)
-    if control is not None:
-        rank = rank - _of_culture(control, sites, culture)
+    _check_comparable(cultural, control, recognition, general)
+    normalise, _ = _settled(recipe, normalise, None, general)
+    ranking = _Ranking(cultural, control, general, normalise, general_weight)
+    sites = _selectable_sites(cultural) if recipe == "published" else _pool_sites(cultural, "mlp")
+    by_culture = torch.stack([ranking.of(sites, each) for each in cultural.cultures])
+    rank = ranking.of(sites, culture)
     best = _top(rank, top, "top")
     if recognition is not None:
         names = _top(_of_culture(recognition, sites, culture), recognition_top, "recognition_top")
@@ -141,6 +177,7 @@ def culture_specific(
         recognition_top=recognition_top if recognition is not None else None,
         min_z=min_z,
         control=control is not None,
+        **ranking.provenance,
     )
 
 
@@ -194,6 +231,85 @@ def random_neurons(
     )
 
 
+def usual_attention_top(recipe: Recipe) -> float:
+    """The share of attention neurons that a recipe keeps.
+
+    Example:
+        >>> usual_attention_top("published"), usual_attention_top("selective")
+        (0.002, 0.0)
+    """
+    check_choice("recipe", recipe, get_args(Recipe))
+    return _RECIPES[recipe][1]
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """What neurons are ranked by.
+
+    Attributes:
+        cultural, control, general: scores; the controls are subtracted.
+        normalise: whether as shares of the answer.
+        weight: of the general scores.
+    """
+
+    cultural: NeuronScores
+    control: NeuronScores | None
+    general: NeuronScores | None
+    normalise: Normalise
+    weight: float
+
+    def of(self, sites: Sequence[str], culture: str | None = None) -> Float[Tensor, "neuron"]:
+        """The value of each neuron of a flat pool, for one culture or for all together."""
+        if self.general is None and self.normalise == "none":  # the paper's, to the bit
+            rank = _of_culture(self.cultural, sites, culture)
+            if self.control is None:
+                return rank
+            return rank - _of_culture(self.control, sites, culture)
+        rank = _per_prompt(self.cultural, sites, culture)
+        if self.control is not None:
+            rank = rank - _per_prompt(self.control, sites, culture)
+        if self.normalise == "share":
+            rank = rank / self.cultural.answer_scale(culture)
+        if self.general is None:
+            return rank
+        general = _per_prompt(self.general, sites)
+        if self.normalise == "share":
+            general = general / self.general.answer_scale()
+        return rank - self.weight * general
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a set says of it, where it is not the paper's."""
+        if self.general is None and self.normalise == "none":
+            return {}
+        subtracted = {} if self.general is None else {"general_weight": self.weight}
+        return {"normalise": self.normalise, **subtracted}
+
+
+def _settled(
+    recipe: Recipe,
+    normalise: Normalise | None,
+    attention_top: float | None,
+    general: NeuronScores | None,
+) -> tuple[Normalise, float]:
+    """The recipe's settings, where none are given."""
+    check_choice("recipe", recipe, get_args(Recipe))
+    if normalise is not None:
+        check_choice("normalise", normalise, get_args(Normalise))
+    if recipe == "selective" and general is None:
+        raise InvalidInputError(
+            "recipe is 'selective', which subtracts the scores of general questions, and general "
+            "is None; score general questions that are asked in the same way, with clamp=True."
+        )
+    if general is not None and not general.source.get("clamp"):
+        raise InvalidInputError(
+            "The general scores are not clamped, so what helps some general questions and harms "
+            "others would cancel; score them with clamp=True."
+        )
+    own_normalise, own_top = _RECIPES[recipe]
+    return normalise or own_normalise, own_top if attention_top is None else attention_top
+
+
 def _selectable_sites(scores: NeuronScores) -> tuple[str, ...]:
     return _pool_sites(scores, "mlp") + _pool_sites(scores, "attention")
 
@@ -244,10 +360,20 @@ def _totals(scores: NeuronScores, sites: Sequence[str]) -> Float[Tensor, "neuron
 
 
 def _of_culture(
-    scores: NeuronScores, sites: Sequence[str], culture: str
+    scores: NeuronScores, sites: Sequence[str], culture: str | None
 ) -> Float[Tensor, "neuron"]:
-    """``S_c(D)`` of one pool, flat: site, then layer, then neuron."""
+    """``S_c(D)`` of one pool, flat: site, then layer, then neuron; ``S(D)`` without a culture."""
+    if culture is None:
+        return _totals(scores, sites)
     values = (scores.of_culture(site, culture).flatten() for site in sites)
+    return torch.cat([torch.zeros(0), *values])
+
+
+def _per_prompt(
+    scores: NeuronScores, sites: Sequence[str], culture: str | None = None
+) -> Float[Tensor, "neuron"]:
+    """Mean score of a prompt of one pool, flat."""
+    values = (scores.per_prompt(site, culture).flatten() for site in sites)
     return torch.cat([torch.zeros(0), *values])
 
 

@@ -21,6 +21,7 @@ from transformers import (
 
 from culnig_tl import models
 from culnig_tl.errors import InvalidInputError
+from culnig_tl.evaluation.generation import generate
 from culnig_tl.models import agreement, bridge, conversion, next_logits
 
 HOOKED = pytest.param("hooked", marks=needs_hooked)
@@ -177,6 +178,39 @@ def test_a_wrong_cache_is_not_used(saved, family):
         found, _ = next_logits(model, TOKENS[:, -1:], mask, cache)
         assert found.shape[1] == 1
         assert norm_error(found[0, -1], plain(TOKENS).logits[0, -1]) < 1e-5
+
+
+TEXT = "Which drink? tea rice Answer:"
+
+
+def likeliest(folder, tokenizer) -> list[int]:
+    """Eight tokens after TEXT as transformers writes them, all read again for each: no cache."""
+    plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    ids = torch.tensor([tokenizer(TEXT)["input_ids"]])
+    with torch.no_grad():
+        for _ in range(8):
+            ids = torch.cat([ids, plain(ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+    assert 2 not in ids[0, -8:]  # nothing ends it early
+    return ids[0, -8:].tolist()
+
+
+@pytest.mark.parametrize("family", ["mpt", "falcon-rw", "mamba", "llama"])
+def test_what_a_model_writes_is_what_transformers_writes(saved, family):
+    """Whether its cache may be used or not."""
+    folder = saved(family)
+    model = load_model(folder)
+    expected = model.tokenizer.decode(likeliest(folder, model.tokenizer), skip_special_tokens=True)
+    assert generate(model, [TEXT], max_new_tokens=8) == [expected]
+
+
+@pytest.mark.parametrize("backend", [HOOKED, "bridge"])
+def test_a_reply_ends_at_any_token_that_a_generation_config_names(saved, backend):
+    folder = saved("llama")
+    tokenizer = load_model(folder).tokenizer
+    tokens = likeliest(folder, tokenizer)
+    GenerationConfig(eos_token_id=[2, tokens[3]]).save_pretrained(folder)
+    (reply,) = generate(load_model(folder, backend=backend), [TEXT], max_new_tokens=8)
+    assert reply == tokenizer.decode(tokens[: tokens.index(tokens[3])])
 
 
 @pytest.mark.parametrize("backend", [HOOKED, "bridge"])

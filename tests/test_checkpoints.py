@@ -4,8 +4,9 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny_tokenizer
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import culnig_tl as ct
 from culnig_tl import models
 from culnig_tl.errors import CulnigError, InvalidInputError, MissingFileError
 from culnig_tl.models import checkpoint, model_fingerprint
@@ -222,6 +224,46 @@ def test_cuda_without_cuda_is_a_sentence(folders):
 def test_the_old_name_of_dtype_is_a_sentence(folders):
     with pytest.raises(InvalidInputError, match="torch_dtype is dtype here"):
         load_model(folders[2], torch_dtype="float16")
+
+
+# ---------------------------------------------------------------- 4 bits
+
+
+class Packing(torch.nn.Linear):
+    """bitsandbytes' 4-bit layer on a CPU with AVX-512 BF16: its first pass without gradients puts
+    the weights into the order of a kernel that has no backward pass, and there they stay."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.weight = linear.weight
+        self.support_avx512bf16_for_cpu, self.is_packed = True, False
+
+    def forward(self, input):  # noqa: A002
+        self.is_packed |= self.support_avx512bf16_for_cpu and not input.requires_grad
+        output = super().forward(input)
+        return output.detach() if self.is_packed else output
+
+
+def test_layers_that_pack_their_weights_can_be_scored_after_answers(folders, rows, monkeypatch):
+    plain = load_model(folders[2], backend="bridge")
+    expected = ct.attribute(plain, rows, progress=False)
+    loading = checkpoint.AutoModelForCausalLM.from_pretrained
+
+    def in_four_bits(*args, **options):
+        hf_model, report = cast("Any", loading(*args, **options))
+        for block in hf_model.model.layers:
+            for part in (block.self_attn, block.mlp):
+                for name, layer in list(part.named_children()):
+                    if isinstance(layer, torch.nn.Linear):
+                        setattr(part, name, Packing(layer))
+        return hf_model, report
+
+    monkeypatch.setattr(checkpoint.AutoModelForCausalLM, "from_pretrained", in_four_bits)
+    model = load_model(folders[2], backend="bridge")
+    answers = ct.evaluate(model, rows)
+    scores = ct.attribute(model, rows, progress=False)
+    assert all(torch.equal(scores.total(site), expected.total(site)) for site in expected.sites)
+    pd.testing.assert_frame_equal(answers, ct.evaluate(plain, rows))
 
 
 # ---------------------------------------------------------------- GGUF

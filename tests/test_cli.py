@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from families import save
 from typer.testing import CliRunner
 
 import culnig_tl as ct
@@ -93,6 +95,95 @@ def test_score_select_and_evaluate_agree_with_the_library(rows_file: Path, tmp_p
     assert len(answers_file.read_text(encoding="utf-8").splitlines()) == 1 + len(rows)
 
 
+CHAT = (
+    "{% for m in messages %}<user>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<bot>{% endif %}"
+)
+
+
+@pytest.fixture
+def asked(tmp_path, make_llama, make_tokenizer):
+    """A folder with a model of two chat templates, its rows as a file, and what evaluate writes."""
+    templates = {"default": CHAT, "short": CHAT.replace("<user>", "<u>")}
+    folder = make_llama(tmp_path / "chat", tokenizer=make_tokenizer(chat_template=templates))
+    rows = pd.DataFrame(
+        [
+            {"id": f"q{n}", "prompt": f"{word}? Answer:", "options": '[" A", " B"]', "answer": " A"}
+            for n, word in enumerate(("tea", "rice", "bread soup"))
+        ]
+    )
+    rows.assign(culture=["X", "Y", "X"]).to_csv(tmp_path / "asked.csv", index=False)
+    return folder, tmp_path / "asked.csv", tmp_path / "answers.csv"
+
+
+ASKING = [
+    ([], {}),
+    (["--no-chat"], {"chat": False}),
+    (["--template", "short"], {"template": "short"}),
+]
+
+
+@pytest.mark.parametrize(("options", "arguments"), ASKING)
+def test_how_a_model_is_asked_is_said_on_the_command_line(asked, tmp_path, options, arguments):
+    """Answers, scores and runs are those of questions prepared in this way."""
+    folder, rows_csv, answers_csv = asked
+    model = ct.load_model(folder, device="cpu")
+    prepared = ct.prepare(model, ct.questions_from_frame(rows_csv), **arguments)
+    shell = (folder, rows_csv, "--device", "cpu", "--quiet", *options)
+    code, printed = invoke("evaluate", *shell, "--out", answers_csv)
+    assert code == 0, printed
+    expected = ct.evaluate(model, prepared)["probability"]
+    assert pd.read_csv(answers_csv)["probability"].tolist() == pytest.approx(expected.tolist())
+    assert invoke("score", *shell, "--out", tmp_path / "scores.safetensors")[0] == 0
+    scores = ct.NeuronScores.load(tmp_path / "scores.safetensors")
+    assert scores.source["data"] == prepared.fingerprint
+    ours = ct.attribute(model, prepared, progress=False)
+    assert torch.equal(scores.total("mlp.hook_post"), ours.total("mlp.hook_post"))
+    if not options:
+        return
+    named = ("--cultural", "--control", "--recognition")
+    rows = [text for name in named for text in (name, rows_csv)]
+    out = ("--out", tmp_path / "run", "--n-random", 1, "--cards", 0, "--quiet", "--device", "cpu")
+    code, printed = invoke("run", folder, *rows, "--benchmark", f"b={rows_csv}", *out, *options)
+    assert code == 0, printed
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["prompts"] == arguments
+    assert settings["data"]["cultural"] == settings["benchmarks"]["b"] == prepared.fingerprint
+
+
+@pytest.mark.parametrize("command", ["score", "evaluate", "run", "paper"])
+def test_every_command_that_loads_a_model_takes_its_limits_and_trust(command):
+    _, shown = invoke(command, "--help")
+    assert "--trust" in shown
+    assert "--n-ctx" in shown
+
+
+def test_an_unknown_template_and_a_short_context_are_a_sentence(asked):
+    folder, rows_csv, _ = asked
+    for options, sentence in (
+        (("--template", "long"), "no chat template 'long'; this model has 'default', 'short'"),
+        (("--template", "short", "--no-chat"), "give one of the two"),
+        (("--n-ctx", 9), "tokens and the model's context is 9; shorten"),
+        (("--n-ctx", 0), "n_ctx is 0"),
+    ):
+        code, printed = invoke("evaluate", folder, rows_csv, "--quiet", *options)
+        assert code == 2
+        assert sentence in printed
+
+
+def test_trust_is_said_on_the_command_line(asked, tmp_path, make_tokenizer):
+    """A BERT sees later tokens: refused, or taken with a warning."""
+    _, rows_csv, _ = asked
+    save("bert", tmp_path / "bert", make_tokenizer())
+    code, printed = invoke("evaluate", tmp_path / "bert", rows_csv, "--quiet")
+    assert code == 2
+    assert "no causal language model" in printed
+    with pytest.warns(UserWarning, match=r"on trust although .* no causal language model"):
+        code, printed = invoke("evaluate", tmp_path / "bert", rows_csv, "--quiet", "--trust")
+    assert code == 0
+    assert "3 prompts" in printed
+
+
 def test_a_table_of_questions_is_as_good_as_one_of_prompts(tmp_path: Path) -> None:
     table, answers_file = tmp_path / "plain.csv", tmp_path / "answers.csv"
     head = "question,option_a,option_b,answer,culture\n"
@@ -136,6 +227,8 @@ def test_run_writes_everything_that_a_run_has(
         (("score", "atlas", "no-such-file.csv"), "no-such-file.csv"),
         (("score", "atlas", "atlas:train"), "identify, test and all"),
         (("score", "atlas", "nothing:test"), "the known ones are atlas"),
+        (("score", "atlas", "atlas:test", "--device", "cuda:99"), "device is 'cuda:99', which can"),
+        (("score", "atlas", "atlas:test", "--device", "tpu"), "device is 'tpu', which cannot be"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -147,6 +240,27 @@ def test_a_mistake_is_one_sentence(
     assert expected in shown
     assert "Traceback" not in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hub_behind_a_proxy_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    """As a user starts it; transformers alone would ask again for half a minute, in 40 lines."""
+    nowhere = "http://127.0.0.1:9"  # no one listens there
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere)
+    left_out = ("HF_HUB_OFFLINE", "no_proxy", "NO_PROXY")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
+    done = subprocess.run(
+        [sys.executable, "-m", "culnig_tl", "evaluate", "nobody/nothing-7b", "atlas:test"],
+        env=environment | proxies | {"HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("Error: 'nobody/nothing-7b' could not be loaded (https://huggingface.co")
+    assert "cannot be reached and the local cache does not have it" in line
 
 
 def test_empty_rows_are_named(tmp_path: Path) -> None:
@@ -180,7 +294,7 @@ def test_an_unwritable_place_is_named(rows_file: Path, tmp_path: Path) -> None:
 
 def _demo(out: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "culnig_tl", "demo", "--out", str(out)],
+        [sys.executable, "-m", "culnig_tl", "demo", "--only", "embedded", "--out", str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

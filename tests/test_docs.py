@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import completeness
 import pytest
 from registries import restored
 
@@ -95,6 +96,24 @@ def test_code_that_is_not_run_uses_names_that_exist(page: Path) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?://)([^)#]*)[^)]*\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if target and not (page.parent / target).exists()] == []
+
+
+def test_the_table_of_completeness_is_what_its_command_prints() -> None:
+    """Two families of it, to a tenth: other machines round otherwise."""
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    assert "`python tests/completeness.py`" in page
+    head, _ = completeness.HEAD
+    table = page[page.index(head) :].partition("\n\n")[0].splitlines()
+    for family in ("olmo-2", "llama"):
+        shown = [line for line in table if line.startswith(f"| {family} |")]
+        for ours, theirs in zip(shown, completeness.lines_of(family), strict=True):
+            assert ours.split(" | ")[:2] == theirs.split(" | ")[:2]
+            assert figures(ours) == pytest.approx(figures(theirs), rel=0.1, abs=0.02)
+
+
+def figures(line: str) -> list[float]:
+    """The numbers of a line, without those in names."""
+    return [float(cell.strip(" |<")) for cell in line.split(" | ")[2:]]
 
 
 def test_the_test_itself_sees_output_that_differs(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Logits are read at one place: as a matrix, in float32, and never when they are no numbers."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -104,15 +106,44 @@ def test_ties_of_bfloat16_are_rare_and_count_by_halves(loaded, rows, make_llama,
     assert tied_now < 0.2 * tied_before
 
 
-def test_options_that_tie_share_their_ranks(model, rows):
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("hooked", "float64"), ("hooked", "bfloat16"), ("bridge", "bfloat16")]
+)
+def test_options_that_tie_share_their_ranks(loaded, rows, backend, dtype):
     """A model whose unembedding is nothing finds every option equally likely."""
+    model = loaded(2, backend, dtype)
     with model.hooks(fwd_hooks=[("unembed.hook_in", lambda residual, hook: residual * 0)]):
         frame = ct.evaluate(model, rows)
     assert set(frame["rank"]) == {2.0}  # of three options: one, two and three on average
 
 
+@pytest.mark.parametrize("backend", ["hooked", "bridge"])
+def test_two_options_that_tie_in_bfloat16_are_half_a_rank_apart_from_one(loaded, rows, backend):
+    """The right option ties with another one and both lie before the third, or behind it."""
+    model, labels = loaded(2, backend, "bfloat16"), [" A", " B", " C"]
+    prepared = ct.prepare(model, questions([{**rows[0], "options": labels, "answer": " A"}]))
+    first, tied, third = prepared.option_tokens[0].tolist()
+
+    def level(logits, hook, *, at_third):
+        changed = logits.clone()
+        changed[..., first] = changed[..., tied] = 1.0
+        changed[..., third] = at_third
+        return changed
+
+    for at_third, rank in ((0.0, 1.5), (2.0, 2.5), (1.0, 2.0)):
+        hook = ("unembed.hook_out", partial(level, at_third=at_third))
+        with model.hooks(fwd_hooks=[hook]):
+            assert ct.evaluate(model, prepared)["rank"].tolist() == [rank]
+
+
+def written(model, rows):
+    asked = [{**row, "answers": ["tea"], "language": "zh"} for row in rows.to_list()]
+    return ct.evaluate_open(model, asked, max_new_tokens=2)
+
+
 CALLS = {
     "evaluate": ct.evaluate,
+    "open": written,
     "options": lambda model, rows: ct.evaluate(model, rows, mode="options"),
     "compare": lambda model, rows: ct.compare(
         model, {"a": rows}, {"original": None, "general": NEURONS}, progress=False

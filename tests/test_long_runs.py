@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from reference import max_error
@@ -18,7 +19,7 @@ from culnig_tl.attribution import (
     gradient_x_activation,
     integrated_gradients,
 )
-from culnig_tl.attribution.methods import METHODS
+from culnig_tl.attribution.methods import METHODS, scored_gradients
 from culnig_tl.cli import app
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.models import load_model
@@ -96,9 +97,9 @@ def test_a_killed_run_ends_bit_by_bit_like_one_that_was_not(folders, model, rows
     assert [file.name for file in tmp_path.iterdir()] == ["scores.checkpoint"]
     scored = []
 
-    def seen(model, batch, **options):
+    def seen(model, batch, *choices):
         scored.extend(batch.rows)
-        return gradient_x_activation(model, batch, **options)
+        return scored_gradients(model, batch, *choices)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "gradient_x_activation", seen)
@@ -122,11 +123,11 @@ def stopped(model, rows, tmp_path, monkeypatch):
     def stop(**options):
         calls = []
 
-        def fails(model, batch, **choices):
+        def fails(model, batch, *choices):
             calls.append(1)
             if len(calls) == 2:
                 raise OSError("the disk is gone")
-            return gradient_x_activation(model, batch, **choices)
+            return scored_gradients(model, batch, *choices)
 
         path = tmp_path / "checkpoint"
         with monkeypatch.context() as patch:
@@ -247,12 +248,14 @@ def test_two_processes_find_what_one_finds(folders, model, rows, tmp_path):
         for site in alone.sites:
             assert found.values[site].dtype == torch.float64
             assert max_error(found.values[site], alone.values[site]) < EXACT
-        assert (found.cultures, found.n_prompts, found.n_questions, found.source) == (
+        assert (found.cultures, found.n_prompts, found.n_questions) == (
             alone.cultures,
             alone.n_prompts,
             alone.n_questions,
-            alone.source,
         )
+        means = [{**each.source}.pop("mean_probability") for each in (found, alone)]
+        np.testing.assert_allclose(*means, rtol=1e-12)  # added up in another order
+        assert {**found.source, "mean_probability": means[1]} == alone.source
 
 
 def test_the_command_line_scores_in_many_processes_and_writes_once(folders, rows, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,8 +17,10 @@ from culnig_tl.errors import InvalidInputError, UnwritableError
 from culnig_tl.evaluation import FACTORS, Condition, compare, dose_response
 from culnig_tl.files import read_json, write_json
 from culnig_tl.inspection import inspect_neuron
+from culnig_tl.models import load_model
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.pipeline import culnig, stages
+from culnig_tl.questions import DATE
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
 
@@ -104,7 +107,7 @@ def test_a_run_finds_what_its_parts_find(run_in, model, rows, tmp_path):
     cultural = attribute(model, rows, progress=False)
     control = attribute(model, control_of(rows), clamp=True, progress=False)
     names = attribute(model, names_of(rows), progress=False)
-    shares = {"mlp_top": 0.05, "attention_top": 0.05, "recognition_top": 0.02}
+    shares: dict[str, Any] = {"mlp_top": 0.05, "attention_top": 0.05, "recognition_top": 0.02}
     general = culture_general(cultural, control, names, **shares)
     assert len(general) > 0
     assert set(run.general) == set(general)
@@ -188,6 +191,31 @@ def test_other_data_and_another_model_in_the_same_folder_are_named(run_in, loade
             progress=False,
             **SETTINGS,
         )
+
+
+DATED = (
+    "{{ date_string }}{% for m in messages %}<user>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<bot>{% endif %}"
+)
+
+
+def test_the_date_in_the_prompts_is_among_the_settings(rows, tmp_path, make_llama, make_tokenizer):
+    """Scores of another date are those of other prompts; plain prompts have none, and so have the
+    folders of before there were dates."""
+    model = load_model(make_llama(tmp_path / "model", tokenizer=make_tokenizer()))
+    model.cfg.n_ctx = 512
+    assert "prompts" not in run_on(model, rows, tmp_path / "plain").settings
+    model.tokenizer = make_tokenizer(chat_template=DATED)
+    out = tmp_path / "dated"
+    dated = run_on(model, rows, out)
+    assert dated.settings["prompts"] == {"date": DATE}
+    assert f"<td>{DATE}</td>" in dated.report().read_text(encoding="utf-8")
+    pd.testing.assert_frame_equal(run_on(model, rows, out).table, dated.table)
+    there = read_json(out / "settings.json")
+    for prompts in ({}, {"date": "01 Jan 2020"}):
+        write_json(out / "settings.json", there | {"prompts": prompts})
+        with pytest.raises(InvalidInputError, match=r"other settings \(prompts\); give another"):
+            run_on(model, rows, out)
 
 
 def test_several_factors_and_layer_matched_sets_are_conditions_of_their_own(

@@ -18,6 +18,7 @@ from transformers.utils import chat_template_utils
 
 import culnig_tl as ct
 from culnig_tl.errors import CulnigError, InvalidInputError, UnknownNameError
+from culnig_tl.evaluation.generation import generate
 from culnig_tl.models import load_model
 from culnig_tl.questions import (
     DATE,
@@ -31,7 +32,7 @@ from culnig_tl.questions import (
     read_table,
     render,
     rows_of,
-    text_of,
+    writer,
 )
 
 ROW = {"id": "q7", "prompt": "Tea or rice?", "options": ["A", "B"], "answer": "A"}
@@ -240,7 +241,7 @@ def test_a_blank_question_is_no_traceback(speaking):
     with pytest.raises(InvalidInputError, match="leaves the question out"):
         render({**ROW, "prompt": " "}, speaking(looks))
     with pytest.raises(InvalidInputError, match="given this prompt"):
-        text_of({"prompt": " ", "system": "", "reply_prefix": ""}, speaking(looks).tokenizer)
+        writer(speaking(looks).tokenizer)({"prompt": " ", "system": "", "reply_prefix": ""})
 
 
 # ---------------------------------------------------------------- dates
@@ -329,6 +330,43 @@ def test_plain_text_on_a_chat_model_is_that_of_a_plain_model(speaking):
     assert chat.answers == plain.answers
     assert chat.adapted.to_list() == plain.adapted.to_list()
     assert chat.adapted["answer"][0] == " A"
+
+
+SHORT = prompted("<b>", "{{ messages[0].content }}")
+ASKED = [({"chat": False}, None), ({"template": "short"}, SHORT)]
+
+
+@pytest.mark.parametrize(("way", "same_as"), ASKED)
+@pytest.mark.parametrize("asked", ["Tea or rice?", {**ROW, "system": SYSTEM}])
+def test_a_prompt_is_looked_at_in_the_way_that_is_asked_for(speaking, way, same_as, asked):
+    """As on the same weights with no other template."""
+    model = speaking({"default": prompted("<bot>"), "short": SHORT})
+    found = ct.inspect_prompt(model, asked, top=2, **way)
+    usual = ct.inspect_prompt(model, asked, top=2)
+    expected = ct.inspect_prompt(speaking(same_as), asked, top=2)
+    assert found.total.tokens == expected.total.tokens != usual.total.tokens
+    pd.testing.assert_frame_equal(found.answers, expected.answers)
+    pd.testing.assert_frame_equal(found.neurons, expected.neurons)
+
+
+@pytest.mark.parametrize(("way", "same_as"), ASKED)
+def test_open_questions_are_asked_in_the_way_that_is_asked_for(speaking, way, same_as):
+    asked = [{**ROW, "answers": ["tea"], "culture": "UK", "language": "zh", "system": SYSTEM}]
+    model = speaking({"default": prompted("<bot>"), "short": SHORT})
+    found, usual = (ct.evaluate_open(model, asked, max_new_tokens=8, **how) for how in (way, {}))
+    expected = ct.evaluate_open(speaking(same_as), asked, max_new_tokens=8)
+    pd.testing.assert_frame_equal(found, expected)
+    assert found["prediction"][0] != usual["prediction"][0]
+
+
+def test_what_an_open_question_and_a_text_cannot_be_asked_in_is_a_sentence(speaking):
+    model = speaking(TURNS)
+    asked = [{**ROW, "answers": ["tea"], "culture": "UK", "language": "zh"}]
+    for call in (ct.evaluate_open, lambda model, _, **way: ct.inspect_prompt(model, "Tea?", **way)):
+        with pytest.raises(UnknownNameError, match="no chat template 'long'"):
+            call(model, asked, template="long")
+        with pytest.raises(InvalidInputError, match="give one of the two"):
+            call(model, asked, template="default", chat=False)
 
 
 # ---------------------------------------------------------------- tokens
@@ -469,7 +507,8 @@ def test_a_padding_token_beyond_the_vocabulary_does_not_matter(
 ):
     model = loaded(2, backend, "float32")
     expected = ct.attribute(model, rows, progress=False).total("mlp.hook_post")
-    answers = ct.evaluate(model, rows)
+    answers, texts = ct.evaluate(model, rows), ["tea", "Which drink? tea rice Answer:"]
+    said = generate(model, texts, max_new_tokens=4)
     assert padding_token(model) == model.tokenizer.pad_token_id == 0
     tokenizer = make_tokenizer()
     tokenizer.pad_token = padding
@@ -479,6 +518,7 @@ def test_a_padding_token_beyond_the_vocabulary_does_not_matter(
     assert padding_token(model) == 0
     assert torch.equal(ct.attribute(model, rows, progress=False).total("mlp.hook_post"), expected)
     pd.testing.assert_frame_equal(ct.evaluate(model, rows), answers)
+    assert generate(model, texts, max_new_tokens=4) == said
 
 
 def test_a_token_beyond_the_vocabulary_is_refused_by_name(speaking):

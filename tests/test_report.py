@@ -322,12 +322,50 @@ def test_figures_have_words_for_those_who_cannot_see_them(run):
     assert any("change their own culture by \N{MINUS SIGN}30.0 and the others" in x for x in said)
 
 
+def integrated(run: Run, **completeness: list[float]) -> Run:
+    """The run as one of integrated gradients: figures of the MLP output per role, by path."""
+
+    def changed(scores: NeuronScores, figures: list[float]) -> NeuronScores:
+        of_site = {"completeness": {"mlp.hook_post": figures, "attn.hook_q": [0.001]}}
+        return replace(scores, source={**scores.source, **of_site})
+
+    scores = {role: changed(run.scores[role], figures) for role, figures in completeness.items()}
+    return replace(run, scores=scores)
+
+
+def test_integrated_gradients_show_how_nearly_they_add_up(run):
+    """Per role and site the worst path, in percent; a plain sentence above 5 %, and none below."""
+    off = integrated(run, cultural=[0.0123, 0.25], control=[0.0499], recognition=[float("inf")])
+    page = page_of(off)
+    assert page.unmatched == []
+    cells = re.findall(r"<tr>.*?</tr>", source_of(off).partition("Whether scores add up")[2])
+    texts = [re.findall(r">([^<]+)<", line) for line in cells[:3]]
+    assert texts == [
+        ["Site", "cultural", "control", "recognition"],
+        ["mlp.hook_post", "25.0", "5.0", "inf"],
+        ["attn.hook_q", "0.1", "0.1", "0.1"],
+    ]
+    assert (
+        "These scores do not add up to what suppression changes: they are off at mlp.hook_post "
+        "(cultural) by 25.0 %, mlp.hook_post (recognition) by inf %, and above 5 % they cannot be "
+        "relied on. Score the same questions by ct.attribute with more steps"
+    ) in page.text
+    fine = integrated(run, cultural=[0.0499], control=[0.01], recognition=[0.0])
+    text = page_of(fine).text
+    assert "Whether scores add up" in text
+    assert "do not add up" not in text
+
+
+def test_other_methods_say_nothing_of_adding_up(run):
+    assert "add up" not in page_of(run).text
+
+
 def reproducing(run: Run) -> str:
     """The code under "How to reproduce"."""
     return unescape(re.findall(r"<pre><code>(.*?)</code></pre>", source_of(run), re.S)[0])
 
 
-OWN = {"cultural", "control", "recognition", "benchmarks", "culture_test"}
+OWN = {"cultural", "control", "recognition", "general", "benchmarks", "culture_test"}
 
 
 @pytest.mark.parametrize(
@@ -347,6 +385,7 @@ OWN = {"cultural", "control", "recognition", "benchmarks", "culture_test"}
                 "factor": [0.0, 2.0],
                 "n_random": 2,
                 "n_layer_matched": 1,
+                "recipe": "selective",
                 "mode": "options",
             },
         ),
@@ -361,6 +400,7 @@ def test_how_to_reproduce_does_so(tmp_path, monkeypatch, given, choices):
         "cultural": load_benchmark("atlas", split="identify", **few),
         "control": load_benchmark("atlas-control", split="identify", **few),
         "recognition": load_benchmark("atlas-countries", split="identify", **few),
+        "general": load_benchmark("atlas-commonsense", split="identify", limit=16),
         "benchmarks": {
             "one": load_benchmark("atlas", split="test", **few),
             f"two\n{ODD}": load_benchmark("atlas-ordering", split="test", limit=8),
@@ -384,13 +424,23 @@ def test_how_to_reproduce_does_so(tmp_path, monkeypatch, given, choices):
     again = namespace["run"]
     assert again.settings == run.settings
     pd.testing.assert_frame_equal(again.table, run.table)
-    assert (tmp_path / "runs" / "again" / "report.html").is_file()
+    page = (tmp_path / "runs" / "again" / "report.html").read_text(encoding="utf-8")
+    assert ("Whether scores add up" in page) == ("method" in choices)
 
 
 def test_how_to_reproduce_names_another_model_and_its_type(run):
     lines = reproducing(replace(run, settings={**run.settings, "dtype": "bfloat16"}))
     compile(lines, "reproduce", "exec")
     assert f"ct.load_model('org/{ODD}', dtype='bfloat16')  # fingerprint 0123456789ab" in lines
+
+
+def test_how_to_reproduce_says_how_the_rows_were_prepared(run):
+    prompts = {"date": "26 Jul 2024", "chat": False}
+    lines = reproducing(replace(run, settings={**run.settings, "prompts": prompts}))
+    assert "cultural=cultural,  # your rows, ct.prepare(..., chat=False): aaaaaaaaaaaa" in lines
+    text = page_of(replace(run, settings={**run.settings, "prompts": prompts})).text
+    assert "prompts.date" in text
+    assert "26 Jul 2024" in text
 
 
 def test_only_the_embedded_model_is_graded(run, embedded):

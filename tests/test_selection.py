@@ -293,3 +293,94 @@ def test_a_set_by_hand_is_matched_at_its_sites(model):
     drawn = random_neurons(model, like=NeuronSet.of({"attn.hook_v": [(0, 0), (1, 1)]}))
     assert drawn.sites == ("attn.hook_v",)
     assert len(drawn) == 2
+
+
+# The general control
+
+
+def clamped(seed: int, mean: float) -> NeuronScores:
+    """Scores of general questions: one group, not negative, with the moments of P."""
+    scores = random_scores(seed, cultures=("",))
+    values = {site: value.clamp(min=0) for site, value in scores.values.items()}
+    return scores_of(values, ("",), clamp=True, mean_probability=[[mean, mean**2 * 1.5]])
+
+
+def with_means(scores: NeuronScores) -> NeuronScores:
+    means = [[0.1 * (i + 1), 0.02 * (i + 1)] for i in range(len(scores.cultures))]
+    prompts = {"n_questions": 4, "n_prompts": (4, 8, 12)}
+    return replace(scores, **prompts, source={**scores.source, "mean_probability": means})
+
+
+@pytest.mark.parametrize("weight", ["probability", "none"])
+@pytest.mark.parametrize("normalise", ["share", "none"])
+def test_the_general_control_is_subtracted_in_shares_of_the_answer(weight, normalise):
+    """METHOD 5b, by a loop over neurons in Python."""
+    cultural, control = (with_means(random_scores(seed)) for seed in (1, 2))
+    general = clamped(3, 0.3)
+    sets = [cultural, control, general]
+    sets = [replace(s, source={**s.source, "weight": weight}) for s in sets]
+    found = culture_general(
+        *sets[:2], None, sets[2], mlp_top=0.2, attention_top=0.0, normalise=normalise
+    )
+    power = 1 if weight == "probability" else 0
+    total = sum(cultural.n_prompts)
+    share = (
+        sum(
+            mean[power] * n
+            for mean, n in zip(cultural.source["mean_probability"], cultural.n_prompts, strict=True)
+        )
+        / total
+    )
+    of_general = general.source["mean_probability"][0][power]
+    if normalise == "none":
+        share = of_general = 1.0
+    value = {}
+    for layer in range(3):
+        for index in range(10):
+            c, k, g = (float(s.values["mlp.hook_post"][:, layer, index].sum()) for s in sets)
+            per_prompt = (c - k) * cultural.n_questions / total
+            value[layer, index] = per_prompt / share - g / of_general
+    best = sorted(value, key=lambda place: -value[place])[:6]
+    assert [tuple(n[1:]) for n in sorted(found)] == sorted(best)
+    frame = found.to_frame()
+    for row in frame.itertuples():
+        assert row.score == pytest.approx(value[row.layer, row.neuron], rel=1e-5)
+
+
+def test_the_selective_recipe_takes_shares_and_no_attention_neurons():
+    cultural = with_means(random_scores(1))
+    found = culture_general(cultural, None, None, clamped(3, 0.3), recipe="selective", mlp_top=0.2)
+    assert found.sites == ("mlp.hook_post",)
+    assert found.source["normalise"] == "share"
+    assert found.source["general_weight"] == 1.0
+    alone = culture_general(
+        cultural, general=clamped(3, 0.3), normalise="share", mlp_top=0.2, attention_top=0.0
+    )
+    assert set(found) == set(alone)
+
+
+def test_a_culture_is_held_against_its_own_share_of_the_answer():
+    cultural, general = with_means(random_scores(1)), clamped(3, 0.3)
+    found = culture_specific(
+        cultural, general=general, culture="A", recipe="selective", top=0.2, min_z=-9.0
+    )
+    at = cultural.cultures.index("A")
+    scores = cultural.values["mlp.hook_post"][at] * cultural.n_questions / cultural.n_prompts[at]
+    share, of_general = cultural.source["mean_probability"][at][1], 0.3**2 * 1.5
+    expected = scores / share - general.values["mlp.hook_post"][0] / of_general
+    best = expected.flatten().argsort(descending=True)[:6].tolist()
+    assert sorted(n.layer * 10 + n.index for n in found) == sorted(best)
+
+
+def test_general_scores_must_be_there_clamped_and_say_what_they_are_a_share_of():
+    cultural, general = with_means(random_scores(1)), clamped(3, 0.3)
+    with pytest.raises(InvalidInputError, match="recipe is 'selective'"):
+        culture_general(cultural, recipe="selective")
+    unclamped = replace(general, source={**general.source, "clamp": False})
+    with pytest.raises(InvalidInputError, match="not clamped"):
+        culture_general(cultural, general=unclamped)
+    with pytest.raises(InvalidInputError, match="what they are a share of"):
+        culture_general(random_scores(1), general=general, recipe="selective")
+    other = replace(general, source={**general.source, "model": "another"})
+    with pytest.raises(InvalidInputError, match="model is 'm' in one"):
+        culture_general(cultural, general=other)

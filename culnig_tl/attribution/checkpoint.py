@@ -21,6 +21,7 @@ from culnig_tl.scores import ScoreSums
 
 _FORMAT = "culnig_tl.checkpoint"
 _GAPS = "gaps of "
+_MOMENTS = "moments of probability"
 
 
 class Checkpoint:
@@ -51,6 +52,7 @@ class Checkpoint:
                 header = json.loads((file.metadata() or {})[_FORMAT])
                 sums = {site: file.get_tensor(site) for site in header["sites"]}
                 gaps = {site: file.get_tensor(_GAPS + site) for site in header["gaps"]}
+                moments = file.get_tensor(_MOMENTS)
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise InvalidInputError(
                 f"{self._path} is no checkpoint that can be read; give another path, or delete it "
@@ -64,6 +66,7 @@ class Checkpoint:
             ids=tuple(header["ids"]),
             dtype=getattr(torch, header["dtype"]),
             gaps=gaps,
+            moments=moments,
         )
         return held, header["n_done"], header["token_budget"]
 
@@ -90,6 +93,7 @@ class Checkpoint:
         }
         tensors = {site: values.contiguous().cpu() for site, values in held.sums.items()}
         tensors |= {_GAPS + site: values for site, values in held.gaps.items()}
+        tensors[_MOMENTS] = held.moments
         with replacing(self._path) as part:
             save_file(tensors, part, metadata={_FORMAT: json.dumps(header)})
         self._written = time.monotonic()

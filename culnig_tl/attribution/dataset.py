@@ -1,7 +1,7 @@
 """Scores of a data set, a batch at a time: only sums by culture are held, or a chunk of rows."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from culnig_tl.attribution.methods import (
     OwnMethod,
     check_pooling,
     method_name,
-    own_method_scores,
+    scored_by,
 )
 from culnig_tl.attribution.pooling import Padding, Pool, Reduction, Scores, Weight
 from culnig_tl.attribution.quadrature import Nodes, is_geometric
@@ -116,14 +116,11 @@ class Scoring:
             return lambda piece: integrate(
                 model, piece, paths, reduction, self.target, budget.tokens
             )
-        options: dict[str, Any] = {"sites": self.sites, **asdict(reduction)}
         if callable(self.method):
             method = self.method
-            return lambda piece: Scored(own_method_scores(model, piece, method, **options), {})
-        if self.target != "probability":
-            options["target"] = self.target
+            return lambda piece: scored_by(method, model, piece, self.sites, reduction)
         score = METHODS[self.method]
-        return lambda piece: Scored(score(model, piece, **options), {})
+        return lambda piece: score(model, piece, self.sites, reduction, self.target)
 
     def _check_target(self) -> None:
         check_target(self.target, [])

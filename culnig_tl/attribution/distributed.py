@@ -80,6 +80,7 @@ def combined(held: ScoreSums, state: PartialState) -> ScoreSums:
         ids=tuple(dict.fromkeys(gather_object(list(held.ids)))),
         dtype=held.dtype,
         gaps={site: _summed(values, state) for site, values in held.gaps.items()},
+        moments=_summed(held.moments, state),
     )
 
 

@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from culnig_tl.attribution.completeness import Gaps, gap_of, sum_of_products
@@ -39,9 +40,11 @@ Start = Callable[[int], AbstractContextManager[Any]]
 
 
 class Scored(NamedTuple):
-    """Scores of a batch by site, and what integrated gradients miss along each of their paths."""
+    """Scores of a batch by site, ``P(y|x)`` of its prompts, and what integrated gradients miss
+    along each of their paths."""
 
     scores: Scores
+    probability: Float[Tensor, "batch"]
     gaps: Gaps
 
 
@@ -99,8 +102,8 @@ def integrate(
         )
         for lines in torch.arange(len(batch)).split(max(1, n_rows // paths.steps))
     ]
-    scores, gaps = zip(*parts, strict=True)
-    return Scored(_joined(scores), _joined(gaps))
+    scores, probability, gaps = zip(*parts, strict=True)
+    return Scored(_joined(scores), torch.cat(probability), _joined(gaps))
 
 
 def check_path(steps: int, path: FactorPath, nodes: Nodes) -> None:
@@ -141,7 +144,7 @@ def _integrated_part(
             means |= pooled_means
     sites = tuple(paths.rules)
     scores = weighted(means, answer.probability, sites, reduction.weight, reduction.clamp)
-    return Scored(scores, gaps)
+    return Scored(scores, answer.probability, gaps)
 
 
 def _starts(

@@ -65,8 +65,13 @@ class LongRun:
 
     def add(self, piece: Batch, scored: Scored) -> None:
         """Add the scores of the next prompts; write the checkpoint where it is due."""
-        scores, gaps = scored
-        self._sums.update(scores, cultures=piece.cultures, ids=piece.ids, gaps=gaps)
+        self._sums.update(
+            scored.scores,
+            cultures=piece.cultures,
+            ids=piece.ids,
+            gaps=scored.gaps,
+            probability=scored.probability,
+        )
         self._n_done += len(piece)
         self._bar.update(len(piece))
         if self._checkpoint is not None and self._checkpoint.is_due():

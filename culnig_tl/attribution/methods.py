@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from culnig_tl.attribution.gradients import factor_gradients
-from culnig_tl.attribution.integration import FactorPath, Paths, integrate
+from culnig_tl.attribution.integration import FactorPath, Paths, Scored, integrate
 from culnig_tl.attribution.pooling import (
     Padding,
     Pool,
@@ -66,11 +66,20 @@ def gradient_x_activation(
     """
     check_pooling(pool, padding, weight)
     check_target(target, [batch])
-    pooled = pooler(batch.mask, pool, padding)
+    reduction = Reduction(pool, padding, clamp, weight)
+    return scored_gradients(model, batch, sites, reduction, target).scores
+
+
+def scored_gradients(
+    model: HookedModel, batch: Batch, sites: Sequence[str], reduction: Reduction, target: Target
+) -> Scored:
+    """``gradient_x_activation`` with the probability of each answer."""
+    pooled = pooler(batch.mask, reduction.pool, reduction.padding)
     answer, reduced = factor_gradients(
         model, batch, layers_of(model, sites), lambda _, product: pooled(product), target=target
     )
-    return weighted(reduced, answer.probability, sites, weight, clamp)
+    scores = weighted(reduced, answer.probability, sites, reduction.weight, reduction.clamp)
+    return Scored(scores, answer.probability, {})
 
 
 def integrated_gradients(
@@ -156,8 +165,19 @@ def own_method_scores(
         torch.Size([2, 4, 128])
     """
     check_pooling(pool, padding, weight)
+    return scored_by(method, model, batch, sites, Reduction(pool, padding, clamp, weight)).scores
+
+
+def scored_by(
+    method: OwnMethod,
+    model: HookedModel,
+    batch: Batch,
+    sites: Sequence[str],
+    reduction: Reduction,
+) -> Scored:
+    """``own_method_scores`` with the probability of each answer."""
     layers = layers_of(model, sites)
-    pooled = pooler(batch.mask, pool, padding)
+    pooled = pooler(batch.mask, reduction.pool, reduction.padding)
     reduced = {
         (site, layer): pooled(_checked(product, model, batch, site).clone())
         for site, layer, product in _each_product(method(model, batch, tuple(sites)), method)
@@ -171,14 +191,15 @@ def own_method_scores(
         )
     with torch.no_grad():
         probability = answer_probability(model, batch)
-    return weighted(reduced, probability, sites, weight, clamp)
+    scores = weighted(reduced, probability, sites, reduction.weight, reduction.clamp)
+    return Scored(scores, probability, {})
 
 
-METHODS: dict[str, Callable[..., Scores]] = {
-    "gradient_x_activation": gradient_x_activation,
-    "integrated_gradients": integrated_gradients,
+METHODS: dict[str, Callable[..., Scored]] = {
+    "gradient_x_activation": scored_gradients,
+    "integrated_gradients": integrate,
 }
-"""The built-in methods by name."""
+"""What scores a batch by the built-in methods, by name."""
 
 
 def method_name(method: str | OwnMethod) -> str:

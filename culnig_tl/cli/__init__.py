@@ -7,8 +7,9 @@ mistake prints one sentence and exits with 2; ctrl-C prints what is kept and exi
 import typer
 
 from culnig_tl.cli.commands import evaluate, score, select
+from culnig_tl.cli.demo import demo
 from culnig_tl.cli.paper import paper
-from culnig_tl.cli.runs import demo, run
+from culnig_tl.cli.runs import run
 
 app = typer.Typer(
     help="Find, switch off and show the culture neurons of a language model (CULNIG).",

@@ -11,13 +11,17 @@ from culnig_tl.cli.options import (
     OUT,
     SITES,
     Backend,
+    Chat,
+    Context,
     Device,
     Dtype,
     ModelName,
     Quiet,
     Rows,
     Sites,
+    TemplateName,
     TokenBudget,
+    Trust,
     load,
     neurons_of,
     plain_errors,
@@ -49,6 +53,10 @@ def score(
     backend: Backend = "auto",
     dtype: Dtype = "float32",
     device: Device = None,
+    n_ctx: Context = None,
+    trust: Trust = False,
+    chat: Chat = True,
+    template: TemplateName = None,
     token_budget: TokenBudget = 8192,
     quiet: Quiet = False,
 ) -> None:
@@ -64,16 +72,27 @@ def score(
         state = launched()
         if state is not None and device is None:
             device = str(state.device)
+        hooked = load(
+            model,
+            backend=backend,
+            dtype=dtype,
+            device=device,
+            n_ctx=n_ctx,
+            trust=trust,
+            quiet=quiet,
+        )
+        ready = ct.prepare(
+            hooked, rows_of(rows), chat=chat, template=template, token_budget=token_budget
+        )
         scores = ct.attribute(
-            load(model, backend=backend, dtype=dtype, device=device, quiet=quiet),
-            rows_of(rows),
+            hooked,
+            ready,
             sites=SITES[sites],
             method=method,
             steps=steps,
             path=path,
             padding=padding,
             clamp=clamp,
-            token_budget=token_budget,
             checkpoint=checkpoint,
             progress=not quiet,
         )
@@ -142,6 +161,10 @@ def evaluate(
     backend: Backend = "auto",
     dtype: Dtype = "float32",
     device: Device = None,
+    n_ctx: Context = None,
+    trust: Trust = False,
+    chat: Chat = True,
+    template: TemplateName = None,
     token_budget: TokenBudget = 16384,
     quiet: Quiet = False,
 ) -> None:
@@ -150,12 +173,23 @@ def evaluate(
     Example:  culnig-tl evaluate atlas atlas:test --neurons general.json --factor 0
     """
     with plain_errors():
+        hooked = load(
+            model,
+            backend=backend,
+            dtype=dtype,
+            device=device,
+            n_ctx=n_ctx,
+            trust=trust,
+            quiet=quiet,
+        )
+        ready = ct.prepare(
+            hooked, rows_of(rows), chat=chat, template=template, token_budget=token_budget
+        )
         answers = ct.evaluate(
-            load(model, backend=backend, dtype=dtype, device=device, quiet=quiet),
-            rows_of(rows),
+            hooked,
+            ready,
             neurons=neurons_of(neurons) if neurons is not None else None,
             factor=factor,
-            token_budget=token_budget,
             progress=not quiet,
         )
         if out is not None:

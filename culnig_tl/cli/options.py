@@ -37,6 +37,26 @@ Dtype = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="E.g. cpu or cuda; by default CUDA if there is one.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Take a model whose logits are not those of transformers, with a warning."
+    ),
+]
+Context = Annotated[
+    int | None,
+    typer.Option("--n-ctx", help="Longest prompt in tokens, instead of the model's own limit."),
+]
+Chat = Annotated[
+    bool,
+    typer.Option(
+        "--chat/--no-chat", help="--no-chat: plain text on a model that has a chat template."
+    ),
+]
+TemplateName = Annotated[
+    str | None,
+    typer.Option("--template", help="Name of the chat template, where the model has several."),
+]
 Sites = Annotated[
     Literal["default", "paper"],
     typer.Option(help="default: mlp.hook_post, q, k, v; paper: mlp.hook_pre, q, k, v."),

@@ -1,15 +1,16 @@
 """The results of a run, as tables in the terminal."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 import culnig_tl as ct
 from culnig_tl.cli.options import OUT
-from culnig_tl.evaluation import condition_labels
+from culnig_tl.evaluation import condition_labels, verdict
 
 
 def print_run(run: ct.Run) -> None:
@@ -41,6 +42,13 @@ def print_run(run: ct.Run) -> None:
         "[dim]In brackets, 95 % bootstrap intervals over questions. p: paired bootstrap, that "
         "accuracy drops no more than with random sets.[/dim]\n"
     )
+    print_warnings(run.warnings)
+
+
+def print_warnings(sentences: Iterable[str]) -> None:
+    """Sentences that a reader must know, one paragraph each."""
+    for sentence in sentences:
+        OUT.print(f"Warning: {escape(sentence)}\n", style="yellow", highlight=False, soft_wrap=True)
 
 
 def _interval(row: Mapping[Hashable, Any], measure: str, digits: str) -> str:
@@ -49,6 +57,27 @@ def _interval(row: Mapping[Hashable, Any], measure: str, digits: str) -> str:
         f"{row[measure + end]:{digits}}".removeprefix("0") for end in ("", "_low", "_high")
     )
     return f"{value} \\[{low},{high}]"
+
+
+def print_selectivity(run: ct.Run) -> None:
+    """How much more P(answer) falls on cultural questions than on general ones, and what that
+    says."""
+    frame = ct.selectivity(run.answers)
+    table = Table(
+        title="How far P(answer) falls, and how much further than on general questions",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    printed = ct.tables.selectivity_table(frame)
+    for number, heading in enumerate(printed):
+        table.add_column(str(heading), justify="right" if number else "left")
+    for line in printed.to_numpy().tolist():
+        table.add_row(*(str(cell).replace("[", "\\[") for cell in line))
+    OUT.print(table)
+    for condition, sentence in verdict(frame).items():
+        OUT.print(f"{condition}: {sentence}")
+    OUT.print()
 
 
 def print_grade(run: ct.Run) -> None:

@@ -1,11 +1,12 @@
 """The paper in one command."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
+from datasets import Dataset
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -15,20 +16,25 @@ from culnig_tl.cli.options import (
     OUT,
     SITES,
     Backend,
+    Context,
     Device,
     Dtype,
     Quiet,
     Sites,
     TokenBudget,
+    Trust,
     load,
     plain_errors,
 )
+from culnig_tl.cli.output import print_warnings
 from culnig_tl.errors import UnknownNameError
-from culnig_tl.evaluation import Mode
+from culnig_tl.evaluation import Mode, asks_for_letters, chance_warning
 from culnig_tl.files import replacing
+from culnig_tl.hooked_model import HookedModel
 from culnig_tl.pipeline import Plan
 
 _FACTORS = (0.0, 2.0)
+_SAMPLE = 24
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -59,6 +65,8 @@ def paper(
     backend: Backend = "auto",
     dtype: Dtype = "bfloat16",
     device: Device = None,
+    n_ctx: Context = None,
+    trust: Trust = False,
     token_budget: TokenBudget = 8192,
     quiet: Quiet = False,
 ) -> None:
@@ -72,7 +80,15 @@ def paper(
     with plain_errors(resumable=None if dry_run else out):
         names = [name.strip() for name in benchmarks.split(",") if name.strip()]
         data, tests = paper_rows(names, data_dir=data_dir, limit=limit)
-        hooked = load(model, quiet=quiet, backend=backend, dtype=dtype, device=device)
+        hooked = load(
+            model,
+            backend=backend,
+            dtype=dtype,
+            device=device,
+            n_ctx=n_ctx,
+            trust=trust,
+            quiet=quiet,
+        )
         n_matched = n_random if layer_matched else 0
         plan = ct.estimate(
             hooked,
@@ -83,6 +99,7 @@ def paper(
             token_budget=token_budget,
         )
         _print_plan(plan)
+        print_warnings(filter(None, [_chance_of_letters(hooked, tests, mode)]))
         if dry_run:
             return
         run = ct.culnig(
@@ -101,7 +118,21 @@ def paper(
             progress=not quiet,
         )
         _write_tables(run, model)
+        print_warnings(run.warnings)
         OUT.print(f"Report: {run.report()}", soft_wrap=True)
+
+
+def _chance_of_letters(model: HookedModel, tests: Mapping[str, Dataset], mode: Mode) -> str:
+    """Whether letter questions are at chance, by a small sample of each benchmark; "" if not."""
+    samples = {
+        name: ct.prepare(model, rows.shuffle(seed=0).select(range(min(_SAMPLE, len(rows)))))
+        for name, rows in tests.items()
+    }
+    letters = {name: sample for name, sample in samples.items() if asks_for_letters(sample)}
+    correct = {
+        name: ct.evaluate(model, each, mode=mode)["correct"] for name, each in letters.items()
+    }
+    return chance_warning(letters, correct)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -1,5 +1,6 @@
-"""The whole method: on the embedded model, or on your own."""
+"""The whole method on your own model."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,38 +11,22 @@ from culnig_tl.cli.options import (
     OUT,
     SITES,
     Backend,
+    Chat,
+    Context,
     Device,
     Dtype,
     ModelName,
     Quiet,
     Sites,
+    TemplateName,
     TokenBudget,
+    Trust,
     benchmarks_of,
     load,
     plain_errors,
     rows_of,
 )
-from culnig_tl.cli.output import print_grade, print_run
-
-
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
-    quiet: Quiet = False,
-) -> None:
-    """The whole method on the embedded model, whose culture neurons are known.
-
-    Example:  culnig-tl demo
-    """
-    with plain_errors(resumable=out):
-        run = ct.culnig(load("atlas", quiet=quiet), out=out, progress=not quiet)
-        print_run(run)
-        print_grade(run)
-        OUT.print(
-            "The culture neurons of the embedded model were planted by training on interventions: "
-            "it shows how the method works and lets a finder be graded, and is no evidence about "
-            "large models.\n"
-        )
-        OUT.print(f"Report: {run.report()}", soft_wrap=True)
+from culnig_tl.cli.output import print_run
 
 
 def run(
@@ -63,6 +48,10 @@ def run(
     backend: Backend = "auto",
     dtype: Dtype = "float32",
     device: Device = None,
+    n_ctx: Context = None,
+    trust: Trust = False,
+    chat: Chat = True,
+    template: TemplateName = None,
     token_budget: TokenBudget = 8192,
     quiet: Quiet = False,
 ) -> None:
@@ -73,18 +62,27 @@ def run(
     runs/mine
     """
     with plain_errors(resumable=out):
+        hooked = load(
+            model,
+            backend=backend,
+            dtype=dtype,
+            device=device,
+            n_ctx=n_ctx,
+            trust=trust,
+            quiet=quiet,
+        )
+        ready = partial(ct.prepare, hooked, chat=chat, template=template, token_budget=token_budget)
         result = ct.culnig(
-            load(model, backend=backend, dtype=dtype, device=device, quiet=quiet),
+            hooked,
             out=out,
-            cultural=rows_of(cultural),
-            control=rows_of(control),
-            recognition=rows_of(recognition),
-            benchmarks=benchmarks_of(benchmark),
+            cultural=ready(rows_of(cultural)),
+            control=ready(rows_of(control)),
+            recognition=ready(rows_of(recognition)),
+            benchmarks={name: ready(rows) for name, rows in benchmarks_of(benchmark).items()},
             sites=SITES[sites],
             factor=factor,
             n_random=n_random,
             n_cards=cards,
-            token_budget=token_budget,
             progress=not quiet,
         )
         print_run(result)

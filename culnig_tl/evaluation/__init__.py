@@ -4,8 +4,11 @@
 |---|---|
 | answers | ``evaluate``: one row per prompt, with the model as it is or with neurons scaled |
 | conditions | ``Condition``: which neurons are scaled by what; answers under several of them |
-| bootstrap | intervals and p-values over questions |
+| bootstrap | intervals and p-values over questions and over clusters of them |
 | summary | ``summarise``, ``accuracy_by``: measures in percent, with intervals |
+| selectivity | ``selectivity``, ``verdict``: do cultural questions lose more than general ones? |
+| breakers | ``breakers``: neurons of a set that break the model whatever it is asked |
+| chance | ``chance_warning``: does the model as it is answer better than chance? |
 | effects | ``compare``, ``culture_effects``: several conditions side by side |
 | doses | ``dose_response``: factors from 0 to 2 |
 | ablation | ``ablation_effects``: one neuron at a time, the judge of every score |
@@ -21,17 +24,30 @@ from culnig_tl.evaluation import tables
 from culnig_tl.evaluation.ablation import ablation_effects
 from culnig_tl.evaluation.answers import NOTHING, Mode, answers, evaluate
 from culnig_tl.evaluation.bootstrap import STAR
+from culnig_tl.evaluation.breakers import Breakers, breakers
+from culnig_tl.evaluation.chance import asks_for_letters, chance_warning
 from culnig_tl.evaluation.conditions import Condition, Keep, answers_under
 from culnig_tl.evaluation.doses import FACTORS, dose_response
 from culnig_tl.evaluation.effects import compare, culture_effects
 from culnig_tl.evaluation.open_answers import evaluate_open
+from culnig_tl.evaluation.selectivity import (
+    ENOUGH_SETS,
+    general_by_topic,
+    has_selectivity,
+    selectivity,
+    selectivity_of_sets,
+    verdict,
+    with_selectivity,
+)
 from culnig_tl.evaluation.summary import LAYER_MATCHED, accuracy_by, condition_labels, summarise
 
 __all__ = [
+    "ENOUGH_SETS",
     "FACTORS",
     "LAYER_MATCHED",
     "NOTHING",
     "STAR",
+    "Breakers",
     "Condition",
     "Keep",
     "Mode",
@@ -39,12 +55,21 @@ __all__ = [
     "accuracy_by",
     "answers",
     "answers_under",
+    "asks_for_letters",
+    "breakers",
+    "chance_warning",
     "compare",
     "condition_labels",
     "culture_effects",
     "dose_response",
     "evaluate",
     "evaluate_open",
+    "general_by_topic",
+    "has_selectivity",
+    "selectivity",
+    "selectivity_of_sets",
     "summarise",
     "tables",
+    "verdict",
+    "with_selectivity",
 ]

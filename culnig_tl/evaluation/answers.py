@@ -1,6 +1,6 @@
 """Answers to multiple-choice questions, one row per prompt.
 
-Two ways to read an answer off the logits at the last position:
+Ways to read an answer, the first two off the logits at the last position:
 
 * ``mode="argmax"`` (published): the likeliest token of the whole vocabulary, decoded;
 * ``mode="options"``: the likeliest of the question's options, since small models may say something
@@ -21,18 +21,21 @@ from tqdm.auto import tqdm
 
 from culnig_tl.benchmarks import measure_of
 from culnig_tl.errors import check_choice
+from culnig_tl.evaluation.likelihood import option_log_probabilities
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.logits import last_logits
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import Batch, PreparedQuestions, Rows, prepare
 
-Mode = Literal["argmax", "options"]
-"""What counts as the model's answer: its likeliest token, or the likeliest option."""
+Mode = Literal["argmax", "options", "likelihood", "likelihood per character"]
+"""What counts as the model's answer: its likeliest token, or the likeliest option by its token, by
+the probability of its whole text, or by that per character."""
 
 NOTHING = NeuronSet.of({})
 """No neurons: the model as it is."""
 
+_WHOLE = ("likelihood", "likelihood per character")
 _GROUPS = ("id", "culture", "topic", "template", "benchmark")
 
 
@@ -54,7 +57,8 @@ def evaluate(
         neurons: neurons to scale; None leaves the model as it is.
         factor: what their activations are multiplied by.
         mode: ``"argmax"`` takes the likeliest token as the answer, ``"options"`` the likeliest
-            option.
+            option, ``"likelihood"`` the option whose whole text is likeliest (of a cloze), and
+            ``"likelihood per character"`` the same by length.
         token_budget: tokens per pass, padding counted; prepared questions have their own.
         progress: show a progress bar.
 
@@ -67,15 +71,20 @@ def evaluate(
         100, NaN but for WorldValuesBench) always among them.
 
     Raises:
-        InvalidInputError: rows that cannot be used, neurons outside the model, or, with
-            ``mode="options"``, an option that is not one token.
+        InvalidInputError: rows that cannot be used, neurons outside the model, with
+            ``mode="options"`` an option that is not one token, or clozes whose options cannot be
+            told apart by the first token that this mode reads.
+
+    Warns:
+        UserWarning: such clozes were left out (see ``prepare``).
 
     Example:
         >>> import culnig_tl as ct
         >>> rows = ct.load_benchmark("atlas", split="test", limit=8)
         >>> accuracy = evaluate(ct.load_model(), rows)["correct"].mean()
     """
-    prepared = prepare(model, rows, token_budget=token_budget)
+    shared_tokens = "keep" if mode in _WHOLE else "drop"
+    prepared = prepare(model, rows, token_budget=token_budget, shared_tokens=shared_tokens)
     return answers(prepared, neurons or NOTHING, factor, mode=mode, progress=progress)
 
 
@@ -89,9 +98,19 @@ def answers(
 ) -> pd.DataFrame:
     """The frame of ``evaluate`` for prepared questions."""
     check_choice("mode", mode, get_args(Mode))
-    model, adapted = prepared.model, prepared.adapted
+    with torch.no_grad(), scaled_neurons(prepared.model, neurons, factor=factor):
+        if mode in _WHOLE:
+            logs = option_log_probabilities(prepared, progress=progress)
+            return _by_likelihood(prepared, logs, per_character=mode != "likelihood")
+        return _by_token(prepared, mode, progress)
+
+
+def _by_token(prepared: PreparedQuestions, mode: Mode, progress: bool) -> pd.DataFrame:
+    """The frame for answers that are read off the logits at the last position."""
+    prepared.check_told_apart()
     if mode == "options":
         prepared.check_options()
+    model = prepared.model
     predictions = [""] * len(prepared)
     probability = np.zeros(len(prepared))
     of_options = np.full(prepared.option_tokens.shape, np.nan)
@@ -103,11 +122,7 @@ def answers(
         right = likely.gather(1, piece.answers[:, None])[:, 0]
         return logits.argmax(-1), right, _option_probabilities(likely, tokens)
 
-    with (
-        torch.no_grad(),
-        scaled_neurons(model, neurons, factor=factor),
-        tqdm(total=len(prepared), unit="question", disable=not progress) as bar,
-    ):
+    with tqdm(total=len(prepared), unit="question", disable=not progress) as bar:
         for piece, (likeliest, right, options) in prepared.passes(read):
             places = list(piece.rows)
             probability[places] = right.cpu().numpy()
@@ -116,9 +131,36 @@ def answers(
                 predictions[row] = prepared.answer_text(row, token)
             bar.update(len(piece))
     if mode == "options":
-        best = np.nanargmax(of_options, axis=1)
-        predictions = [texts[i] for texts, i in zip(adapted["options"], best, strict=True)]
+        predictions = _best(prepared, of_options)
     return _frame(prepared, predictions, probability, of_options)
+
+
+def _by_likelihood(
+    prepared: PreparedQuestions, logs: Float[np.ndarray, "row option"], *, per_character: bool
+) -> pd.DataFrame:
+    """The frame for whole options."""
+    adapted = prepared.adapted
+    compared = logs.copy()
+    if per_character:
+        for row, texts in enumerate(adapted["options"]):
+            compared[row, : len(texts)] /= [len(text.strip()) for text in texts]
+    of_options = np.exp(logs)
+    right = [
+        texts.index(answer)
+        for texts, answer in zip(adapted["options"], adapted["answer"], strict=True)
+    ]
+    frame = _frame(
+        prepared, _best(prepared, compared), of_options[range(len(right)), right], of_options
+    )
+    if not per_character:
+        return frame
+    return frame.assign(rank=_rank(compared, compared[range(len(right)), right]))
+
+
+def _best(prepared: PreparedQuestions, compared: Float[np.ndarray, "row option"]) -> list[str]:
+    """The option of each row with the largest value."""
+    best = np.nanargmax(compared, axis=1)
+    return [texts[at] for texts, at in zip(prepared.adapted["options"], best, strict=True)]
 
 
 def _frame(
@@ -136,10 +178,17 @@ def _frame(
         values[: len(texts)].tolist()
         for values, texts in zip(of_options, adapted["options"], strict=True)
     ]
-    n_better = (of_options > probability[:, None]).sum(axis=1)
-    n_tied = (of_options == probability[:, None]).sum(axis=1) - 1
-    frame["rank"] = 1 + n_better + n_tied / 2
+    frame["rank"] = _rank(of_options, probability)
     return frame.assign(**_measures(prepared, predictions))
+
+
+def _rank(
+    compared: Float[np.ndarray, "row option"], right: Float[np.ndarray, "row"]
+) -> Float[np.ndarray, "row"]:
+    """Place of the right option of each row, ties counted by halves."""
+    n_better = (compared > right[:, None]).sum(axis=1)
+    n_tied = (compared == right[:, None]).sum(axis=1) - 1
+    return 1 + n_better + n_tied / 2
 
 
 def _measures(prepared: PreparedQuestions, predictions: list[str]) -> dict[str, list]:

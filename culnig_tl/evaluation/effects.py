@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation.answers import Mode, answers
 from culnig_tl.evaluation.conditions import Condition, Neurons, answers_under
+from culnig_tl.evaluation.selectivity import with_selectivity
 from culnig_tl.evaluation.summary import summarise
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.neurons import NeuronSet
@@ -41,7 +42,11 @@ def compare(
         progress: show a progress bar.
 
     Returns:
-        The table of ``summarise``; ``ct.tables.to_markdown(table)`` shows it as the paper does.
+        The table of ``summarise`` with four more columns, where some benchmarks have a culture and
+        others have none: selectivity (how much more ``P(answer)`` falls than on those without
+        culture, 0 to 1), selectivity_low and selectivity_high by clusters, and p_selectivity among
+        layer-matched sets, as in ``ct.selectivity``; NaN elsewhere.
+        ``ct.tables.to_markdown(table)`` shows the table as the paper does.
 
     Raises:
         InvalidInputError: no benchmarks or conditions, or a factor for a condition that is not
@@ -65,7 +70,8 @@ def compare(
         mode=mode,
         progress="comparison" if progress else False,
     )
-    return summarise(answered, reference=reference, seed=seed)
+    table = summarise(answered, reference=reference, seed=seed)
+    return with_selectivity(table, answered, seed=seed)
 
 
 def _listed(

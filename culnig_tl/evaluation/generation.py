@@ -13,6 +13,7 @@ import torch
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel
+from culnig_tl.logits import check_finite
 from culnig_tl.models import next_logits
 from culnig_tl.questions import Batch, TokenBudget, encode, padded, padding_token
 
@@ -23,6 +24,8 @@ def generate(
     model: HookedModel,
     texts: Sequence[str],
     *,
+    ids: Sequence[str] | None = None,
+    chat: bool = True,
     max_new_tokens: int = 32,
     token_budget: int = 8192,
 ) -> list[str]:
@@ -31,18 +34,21 @@ def generate(
     Args:
         model: a frozen model with named hook points.
         texts: what the model reads, chat template included.
+        ids: question id of each text, for the sentences of errors; without them, its number.
+        chat: False where the texts are plain although the model has a chat template.
         max_new_tokens: at most so many tokens.
         token_budget: tokens per pass, padding and new tokens counted.
 
     Raises:
-        InvalidInputError: a text that does not fit into the model's context with its reply.
+        InvalidInputError: a text that does not fit into the model's context with its reply, or
+            logits that are not finite.
 
     Example:
         >>> import culnig_tl as ct
         >>> len(generate(ct.load_model(), ["What is the usual staple food?"], max_new_tokens=1))
         1
     """
-    prompts = [encode(model.tokenizer, text) for text in texts]
+    prompts = [encode(model.tokenizer, text, chat=chat) for text in texts]
     longest = max((len(prompt) for prompt in prompts), default=0) + max_new_tokens
     for limit, name in ((model.cfg.n_ctx, "the model's context"), (token_budget, "token_budget")):
         if longest > limit:
@@ -52,7 +58,8 @@ def generate(
             )
     replies = [""] * len(texts)
     budget = TokenBudget(token_budget)
-    batches = _batches(model, prompts, max_new_tokens, token_budget)
+    names = [f"text {row}" for row in range(len(texts))] if ids is None else ids
+    batches = _batches(model, prompts, names, max_new_tokens, token_budget)
     for piece, generated in budget.passes(batches, partial(_replies, model, max_new_tokens)):
         for row, reply in zip(piece.rows, generated, strict=True):
             replies[row] = model.tokenizer.decode(reply, skip_special_tokens=True)
@@ -60,7 +67,11 @@ def generate(
 
 
 def _batches(
-    model: HookedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, token_budget: int
+    model: HookedModel,
+    prompts: Sequence[Sequence[int]],
+    ids: Sequence[str],
+    max_new_tokens: int,
+    token_budget: int,
 ) -> Iterator[Batch]:
     """Left-padded batches, longest prompts first, with room for the new tokens."""
     order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
@@ -73,7 +84,7 @@ def _batches(
             mask=mask.to(model.cfg.device),
             answers=torch.zeros(len(group), dtype=torch.long),
             cultures=("",) * len(group),
-            ids=tuple(f"text {row}" for row in group),
+            ids=tuple(ids[row] for row in group),
             rows=tuple(group),
         )
 
@@ -88,6 +99,7 @@ def _replies(model: HookedModel, max_new_tokens: int, batch: Batch) -> list[list
     with torch.no_grad():
         for _ in range(max_new_tokens):
             logits, cache = next_logits(model, tokens, mask, cache)
+            check_finite(logits[:, -1], batch.ids)
             tokens = logits[:, -1:].argmax(-1)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
             for line in list(open_lines):

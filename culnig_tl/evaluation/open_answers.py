@@ -29,7 +29,7 @@ from culnig_tl.evaluation.generation import generate
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions import text_of
+from culnig_tl.questions import writer
 
 LEMMATISED = ("en", "es", "el", "fa", "id", "ar")
 _ANYWHERE = ("zh", "ko")
@@ -48,6 +48,8 @@ def evaluate_open(
     neurons: NeuronSet | None = None,
     factor: float = 0.0,
     max_new_tokens: int = 32,
+    chat: bool = True,
+    template: str | None = None,
     token_budget: int = 8192,
 ) -> pd.DataFrame:
     """Written answers, one row per question in the order of ``rows``.
@@ -61,6 +63,7 @@ def evaluate_open(
             as it is.
         factor: what their activations are multiplied by.
         max_new_tokens: at most so many tokens per answer.
+        chat, template: how the model is asked, as in ``render``.
         token_budget: tokens per pass, padding and new tokens counted.
 
     Returns:
@@ -69,8 +72,10 @@ def evaluate_open(
         correct (bool).
 
     Raises:
-        InvalidInputError: no rows, rows that lack something, or no simplemma for a language that
-            needs it.
+        InvalidInputError: no rows, rows that lack something, a chat template that drops a question
+            or opens no reply, logits that are not finite, or no simplemma for a language that needs
+            it.
+        UnknownNameError: there is no chat template of that name.
 
     Example:
         >>> import culnig_tl as ct
@@ -82,10 +87,16 @@ def evaluate_open(
     records: list[Any]
     records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
     _check(records)
-    empty = {"reply_prefix": "", "system": ""}
-    texts = [text_of({**empty, **row}, model.tokenizer) for row in records]
+    write = writer(model.tokenizer, chat=chat, template=template)
     with scaled_neurons(model, neurons or NeuronSet.of({}), factor=factor):
-        written = generate(model, texts, max_new_tokens=max_new_tokens, token_budget=token_budget)
+        written = generate(
+            model,
+            [write({"reply_prefix": "", "system": "", **row}) for row in records],
+            ids=[row["id"] for row in records],
+            chat=chat,
+            max_new_tokens=max_new_tokens,
+            token_budget=token_budget,
+        )
     columns = [name for name in _COLUMNS if all(name in row for row in records)]
     frame = pd.DataFrame({name: [row[name] for row in records] for name in columns})
     frame["prediction"] = written

@@ -9,6 +9,10 @@ random neurons of the same number and factor cause:
 * ``p_sets``: (1 + number of random sets that do no better) / (1 + number of random sets), the rank
   of the condition among the sets. The bootstrap takes the sets that were drawn as given; this one
   asks whether another random set might do as much (10 sets can show 0.09 at best).
+
+``p_probability``, ``p_probability_layer_matched`` and ``p_probability_sets`` are the same three of
+``P(answer)``, which moves before accuracy does. Its *fall* is relative to the model as it is,
+``1 - mean P / mean P of the model as it is``, both means over the prompts of the same questions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,21 +23,33 @@ import pandas as pd
 from jaxtyping import Float
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation.bootstrap import interval, p_values_of_drop, resampled_means
+from culnig_tl.evaluation.bootstrap import (
+    interval,
+    p_values_of_drop,
+    rank_p_value,
+    relative_fall,
+    resampled_falls,
+    resampled_means,
+)
 
 LAYER_MATCHED = "layer-matched"
 """The condition with random sets that have as many neurons in each layer."""
 
 P_VALUES = ("p_value", "p_layer_matched", "p_sets")
+P_VALUES_OF_PROBABILITY = ("p_probability", "p_probability_layer_matched", "p_probability_sets")
 COLUMNS = (
     *("benchmark", "condition", "n_neurons", "factor", "n_questions", "measure"),
     *("accuracy", "accuracy_low", "accuracy_high"),
     *("probability", "probability_low", "probability_high"),
+    *("fall", "fall_low", "fall_high"),
     "accuracy_sd_of_draws",
     *("change", "change_low", "change_high"),
     *P_VALUES,
+    *P_VALUES_OF_PROBABILITY,
 )
 """The columns of ``summarise``."""
+
+_NOTHING = np.full((1, 1), np.nan)
 
 Key = tuple[str, float]
 """Name and factor of a condition."""
@@ -51,10 +67,11 @@ def summarise(answers: pd.DataFrame, *, reference: str = "random", seed: int = 0
     Returns:
         One row per benchmark, condition and factor: n_neurons, factor, n_questions (question and
         culture), measure (``"accuracy"`` or the benchmark's own), accuracy (the measure, in %) and
-        its interval, the standard deviation of the accuracy over draws, probability (0 to 1) and
-        its interval, change (of the measure, in points, against the condition without neurons) and
-        its interval, and p_value, p_layer_matched and p_sets (see the module; NaN where there is no
-        reference).
+        its interval, probability (0 to 1) and its interval, fall (of the probability, relative to
+        the condition without neurons) and its interval, the standard deviation of the accuracy over
+        draws, change (of the measure, in points, against the condition without neurons) and its
+        interval, p_value, p_layer_matched and p_sets, and the same p-values of the probability (see
+        the module; NaN where there is no reference).
 
     Raises:
         InvalidInputError: conditions that answer different questions.
@@ -147,6 +164,7 @@ def _summary(group: pd.DataFrame, reference: str, seed: int) -> pd.DataFrame:
         zip(units, np.split(resampled_means(values, seed=seed), len(units), axis=1), strict=True)
     )
     base = next((key for key, f in by_condition.items() if f["n_neurons"].max() == 0), None)
+    falls = _falls(by_condition, units, base, seed)
     return pd.DataFrame(
         [
             {
@@ -155,7 +173,8 @@ def _summary(group: pd.DataFrame, reference: str, seed: int) -> pd.DataFrame:
                 "factor": key[1],
                 "n_questions": len(units[key]),
                 **_with_intervals(["accuracy", "probability"], units[key], resampled[key]),
-                "accuracy_sd_of_draws": _by_draw(frame).std(),
+                **falls[key],
+                "accuracy_sd_of_draws": _by_draw(frame, "value").std(),
                 **_change(units, resampled, key, base),
                 **_p_values(by_condition, resampled, key, reference, base),
             }
@@ -184,9 +203,9 @@ def _unit_means(answers: pd.DataFrame) -> pd.DataFrame:
     return answers.groupby(["id", "culture"], sort=True)[["value", "probability"]].mean()
 
 
-def _by_draw(answers: pd.DataFrame) -> pd.Series:
-    """The measure under each of several sets."""
-    return answers.groupby("draw")["value"].mean()
+def _by_draw(answers: pd.DataFrame, column: str) -> pd.Series:
+    """The mean of a column under each of several sets."""
+    return answers.groupby("draw")[column].mean()
 
 
 def _with_intervals(
@@ -214,6 +233,26 @@ def _change(
     )
 
 
+def _falls(
+    by_condition: Mapping[Key, pd.DataFrame],
+    units: Mapping[Key, Float[np.ndarray, "unit two"]],
+    base: Key | None,
+    seed: int,
+) -> dict[Key, dict[str, float]]:
+    """Relative fall of ``P(answer)`` and its interval; every prompt counts alike."""
+    if base is None:
+        return {key: _with_intervals(["fall"], _NOTHING, _NOTHING) for key in units}
+    n_prompts = by_condition[base].groupby(["id", "culture"], sort=True).size().to_numpy(float)
+    totals = np.column_stack([n_prompts * values[:, 1] for values in units.values()])
+    original = list(units).index(base)
+    falls = relative_fall(totals.sum(axis=0), totals.sum(axis=0)[[original]])
+    resampled = resampled_falls(totals, totals[:, original], seed=seed)
+    return {
+        key: _with_intervals(["fall"], falls[None, [i]], resampled[:, [i]])
+        for i, key in enumerate(units)
+    }
+
+
 def _p_values(
     by_condition: Mapping[Key, pd.DataFrame],
     resampled: Mapping[Key, Float[np.ndarray, "draw two"]],
@@ -221,17 +260,19 @@ def _p_values(
     reference: str,
     base: Key | None,
 ) -> dict[str, float]:
-    """The three p-values of a condition, each against the sets that were scaled by its factor."""
+    """The p-values of a condition, each against the sets that were scaled by its factor."""
     name, factor = key
-    p_values: dict[str, float] = dict.fromkeys(P_VALUES, float("nan"))
+    names = tuple(zip(P_VALUES, P_VALUES_OF_PROBABILITY, strict=True))
+    p_values: dict[str, float] = dict.fromkeys((*P_VALUES, *P_VALUES_OF_PROBABILITY), float("nan"))
     if key == base or name in (reference, LAYER_MATCHED):
         return p_values
-    against = {"p_value": (reference, factor), "p_layer_matched": (LAYER_MATCHED, factor)}
-    for column, other in against.items():
-        if other in by_condition:
-            p_values[column] = float(p_values_of_drop(resampled[key], resampled[other])[0])
+    for pair, others in zip(names, (reference, LAYER_MATCHED), strict=False):
+        if (others, factor) in by_condition:
+            drops = p_values_of_drop(resampled[key], resampled[others, factor])
+            p_values |= dict(zip(pair, drops.tolist(), strict=True))
     if (reference, factor) in by_condition:
-        sets = _by_draw(by_condition[reference, factor])
-        n_as_low = (sets <= _by_draw(by_condition[key]).mean()).sum()
-        p_values["p_sets"] = float((1 + n_as_low) / (1 + len(sets)))
+        for p_name, column in zip(names[-1], ("value", "probability"), strict=True):
+            sets = _by_draw(by_condition[reference, factor], column).to_numpy()
+            value = _by_draw(by_condition[key], column).mean()
+            p_values[p_name] = rank_p_value(-value, -sets)
     return p_values

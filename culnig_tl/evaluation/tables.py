@@ -3,17 +3,32 @@
 A cell is the measure in percent, a star where the drop beats random neurons of the same number
 (p < 0.05, paired bootstrap), and in brackets the change in points. The tidy table itself goes to a
 file with ``table.to_csv(path, index=False)``.
+
+A table of ``ct.selectivity`` is printed by the same writers, in percent and points: how far
+``P(answer)`` falls on each benchmark, and how much further than on general questions.
 """
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation.bootstrap import STAR
 from culnig_tl.evaluation.published import published
+from culnig_tl.evaluation.selectivity import ENOUGH_CLUSTERS, ENOUGH_SETS
 from culnig_tl.evaluation.summary import condition_labels
 
-__all__ = ["paper_table", "published", "to_latex", "to_markdown"]
+__all__ = [
+    "paper_table",
+    "published",
+    "selectivity_note",
+    "selectivity_table",
+    "to_latex",
+    "to_markdown",
+]
 
+_ENDS = ("", "_cluster_low", "_cluster_high")
 _NEEDED = (
     "benchmark",
     "condition",
@@ -23,6 +38,11 @@ _NEEDED = (
     "accuracy",
     "change",
     "p_value",
+)
+_NEEDED_FOR_SELECTIVITY = (
+    *("benchmark", "condition", "factor", "n_neurons", "n_sets", "n_clusters"),
+    *("n_general_clusters", "n_matched", "beats_matched"),
+    *(f"{name}{end}" for name in ("fall", "general_fall", "selectivity") for end in _ENDS),
 )
 
 
@@ -45,10 +65,7 @@ def paper_table(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
         >>> wide[["condition", "neurons", "blend"]].to_numpy().tolist()[1]
         ['general (published)', '8,087', '37.93 (-26.29)']
     """
-    if missing := [name for name in _NEEDED if name not in table]:
-        raise InvalidInputError(
-            f"This frame has no column {', '.join(missing)}; give a table of compare or published."
-        )
+    _check(table, _NEEDED, "compare or published")
     rows = []
     table = table.assign(condition=condition_labels(table))
     for condition, group in table.groupby("condition", sort=False):
@@ -59,15 +76,59 @@ def paper_table(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
     return pd.DataFrame(rows).fillna("")
 
 
-def to_markdown(table: pd.DataFrame, *, digits: int = 2) -> str:
-    """The paper's table in Markdown, with a line that says what its cells are.
+def selectivity_table(table: pd.DataFrame, *, digits: int = 0) -> pd.DataFrame:
+    """The table of ``ct.selectivity`` in print, all cells text.
+
+    Args:
+        table: the frame of ``ct.selectivity``.
+        digits: decimals of a percentage.
+
+    Returns:
+        Columns condition and neurons, how far ``P(answer)`` falls on each benchmark and on general
+        questions (%), and the selectivity on each benchmark (points), with 95 % intervals by
+        clusters, and a star where it is above that of all of at least 19 layer-matched sets.
+
+    Raises:
+        InvalidInputError: a frame that is no such table.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> rows = {name: ct.load_benchmark(name, split="test", limit=16)
+        ...         for name in ("atlas", "atlas-ordering")}
+        >>> key = ct.answer_key("general")
+        >>> conditions = [ct.Condition("original"), ct.Condition.of("planted", key)]
+        >>> model = ct.load_model()
+        >>> answers = ct.evaluation.answers_under(
+        ...     {name: ct.prepare(model, each) for name, each in rows.items()}, conditions)
+        >>> list(selectivity_table(ct.selectivity(answers)))[2:]
+        ['P falls, atlas', 'P falls, general', 'selectivity, atlas']
+    """
+    _check(table, _NEEDED_FOR_SELECTIVITY, "ct.selectivity")
+    rows = []
+    table = table.assign(condition=condition_labels(table))
+    for condition, group in table.groupby("condition", sort=False):
+        by_benchmark = group.to_dict("records")
+        falls = {f"P falls, {r['benchmark']}": _percent(r, "fall", digits) for r in by_benchmark}
+        general = {"P falls, general": _percent(by_benchmark[0], "general_fall", digits)}
+        more = {f"selectivity, {r['benchmark']}": _selectivity(r, digits) for r in by_benchmark}
+        neurons = {"condition": condition, "neurons": f"{int(group['n_neurons'].max()):,}"}
+        rows.append(neurons | falls | general | more)
+    return pd.DataFrame(rows).fillna("")
+
+
+def to_markdown(table: pd.DataFrame, *, digits: int | None = None) -> str:
+    """The paper's table, or that of selectivity, in Markdown, with a line that explains its cells.
+
+    Args:
+        table: a table of ``compare``, ``summarise``, ``published`` or ``ct.selectivity``.
+        digits: decimals of a percentage; by default 2, of selectivity 0.
 
     Example:
         >>> import culnig_tl as ct
         >>> print(to_markdown(ct.tables.published("Qwen3-14B")).splitlines()[0][:37])
         | condition | neurons | blend | cultu
     """
-    wide = paper_table(table, digits=digits)
+    wide, note = _printed(table, digits)
     lines = [
         list(wide.columns),
         ["---", *["---:"] * (wide.shape[1] - 1)],
@@ -76,25 +137,44 @@ def to_markdown(table: pd.DataFrame, *, digits: int = 2) -> str:
     body = "\n".join(
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
     )
-    return f"{body}\n\n{_note(table)}\n"
+    return f"{body}\n\n{note}\n"
 
 
-def to_latex(table: pd.DataFrame, *, digits: int = 2, label: str = "tab:culnig") -> str:
-    """The paper's table in LaTeX (needs the package booktabs), its cells explained in the caption.
+def to_latex(table: pd.DataFrame, *, digits: int | None = None, label: str = "tab:culnig") -> str:
+    """The same in LaTeX (needs the package booktabs), the cells explained in the caption.
+
+    Args:
+        table: as in ``to_markdown``.
+        digits: as in ``to_markdown``.
+        label: what ``\\ref`` calls the table.
 
     Example:
         >>> import culnig_tl as ct
         >>> print(to_latex(ct.tables.published("Qwen3-14B")).splitlines()[0])
         \\begin{table}
     """
-    wide = paper_table(table, digits=digits)
+    wide, note = _printed(table, digits)
     escaped = wide.map(_escaped).rename(columns=_escaped)
     return escaped.to_latex(
         index=False,
         column_format="l" + "r" * (wide.shape[1] - 1),
-        caption=_escaped(_note(table)),
+        caption=_escaped(note),
         label=label,
     )
+
+
+def _printed(table: pd.DataFrame, digits: int | None) -> tuple[pd.DataFrame, str]:
+    """The cells of a table, and the line that explains them."""
+    if "general_fall" in table:
+        return selectivity_table(table, digits=digits or 0), selectivity_note(table)
+    return paper_table(table, digits=2 if digits is None else digits), _note(table)
+
+
+def _check(table: pd.DataFrame, needed: Sequence[str], makers: str) -> None:
+    if missing := [name for name in needed if name not in table]:
+        raise InvalidInputError(
+            f"This frame has no column {', '.join(missing)}; give a table of {makers}."
+        )
 
 
 def _cell(row: dict, digits: int) -> str:
@@ -111,6 +191,45 @@ def _note(table: pd.DataFrame) -> str:
         f"{measure}; in brackets the change in points. *: p < {STAR:g}, paired bootstrap, against "
         "random neurons of the same number."
     )
+
+
+def _percent(row: Mapping[Hashable, Any], name: str, digits: int) -> str:
+    """A share in percent with its interval by clusters, where there is one."""
+    value, low, high = (
+        f"{round(100 * row[name + end], digits) + 0.0:.{digits}f}"
+        for end in _ENDS  # no "-0"
+    )
+    return value if pd.isna(row[f"{name}_cluster_low"]) else f"{value} [{low}, {high}]"
+
+
+def _selectivity(row: Mapping[Hashable, Any], digits: int) -> str:
+    star = "*" if row["beats_matched"] and row["n_matched"] >= ENOUGH_SETS else ""
+    return f"{_percent(row, 'selectivity', digits)}{star}"
+
+
+def selectivity_note(table: pd.DataFrame) -> str:
+    """What the cells of ``selectivity_table`` are, and what its intervals and stars cannot show."""
+    n_clusters = dict(zip(table["benchmark"], table["n_clusters"], strict=True))
+    n_clusters["general"] = table["n_general_clusters"].iloc[0]
+    few = [f"{name} {number}" for name, number in n_clusters.items() if number < ENOUGH_CLUSTERS]
+    return (
+        "P falls: how far the mean P(answer) falls, in % of that of the model as it is; "
+        "selectivity: how much further than on general questions, in points. Brackets: 95 % "
+        "intervals over clusters (relations or categories)"
+        + (f", which are too narrow for so few ({', '.join(few)})" if few else "")
+        + f". {_note_on_sets(table)}"
+    )
+
+
+def _note_on_sets(table: pd.DataFrame) -> str:
+    """How many layer-matched sets there are, and whether that is enough for a star."""
+    n_sets = int(table["n_matched"].max())
+    if n_sets >= ENOUGH_SETS:
+        return f"*: more than each of {n_sets} layer-matched random sets."
+    lowest = (
+        f"with {n_sets} p cannot fall below {1 / (n_sets + 1):.2g}" if n_sets else "there is none"
+    )
+    return f"No star without {ENOUGH_SETS} layer-matched random sets: {lowest}."
 
 
 def _escaped(text: str) -> str:

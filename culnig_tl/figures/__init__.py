@@ -22,6 +22,7 @@ from culnig_tl.figures.heatmap import layer_heatmap
 from culnig_tl.figures.matrix import culture_matrix
 from culnig_tl.figures.overlap import overlap_matrix
 from culnig_tl.figures.profile import layer_profile
+from culnig_tl.figures.scatter import selectivity
 from culnig_tl.figures.tokens import token_attribution
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "layer_profile",
     "overlap_matrix",
     "score_distribution",
+    "selectivity",
     "style",
     "threshold_sweep",
     "token_attribution",

@@ -28,7 +28,7 @@ from culnig_tl.hooks import scaled_neurons
 from culnig_tl.html import ColouredTokens, fragment, token_texts, with_style, write_page
 from culnig_tl.logits import last_logits
 from culnig_tl.neurons import Neuron, NeuronSet
-from culnig_tl.questions import Batch, encode, prepare, text_of
+from culnig_tl.questions import Batch, encode, prepare, writer
 from culnig_tl.sites import DEFAULT_SITES, hook_name
 
 _N_LIKELIEST = 5
@@ -54,15 +54,28 @@ class Prompt:
     answers: tuple[tuple[str, int], ...]
 
     @classmethod
-    def of(cls, model: HookedModel, row: Mapping[str, Any] | str) -> "Prompt":
+    def of(
+        cls,
+        model: HookedModel,
+        row: Mapping[str, Any] | str,
+        *,
+        chat: bool = True,
+        template: str | None = None,
+    ) -> "Prompt":
         """From a row with its options, or from plain text with the model's likeliest answers.
+
+        Args:
+            model: the model that is asked.
+            row: a question, or a text.
+            chat, template: how the model is asked, as in ``render``.
 
         Raises:
             InvalidInputError: a row that cannot be used, no text, or more than the model can read.
+            UnknownNameError: there is no chat template of that name.
         """
         if isinstance(row, str):
-            return _of_text(model, row)
-        prepared = prepare(model, [row], token_budget=model.cfg.n_ctx)
+            return _of_text(model, row, chat, template)
+        prepared = prepare(model, [row], chat=chat, template=template, token_budget=model.cfg.n_ctx)
         prepared.check_options()
         tokens = prepared.option_tokens[0].tolist()
         labels = zip(prepared.adapted[0]["options"], tokens, strict=True)
@@ -149,6 +162,8 @@ def inspect_prompt(
     *,
     sites: Sequence[str] = DEFAULT_SITES,
     top: int = 12,
+    chat: bool = True,
+    template: str | None = None,
 ) -> PromptView:
     """Which neurons carry the answer to one prompt.
 
@@ -157,9 +172,10 @@ def inspect_prompt(
         row: a question, or plain text, whose answer is then the model's own.
         sites: where neurons are looked for.
         top: neurons listed.
+        chat, template: how the model is asked, as in ``render``.
 
     Raises:
-        UnknownNameError: a site that this model does not have.
+        UnknownNameError: a site that this model does not have, or no chat template of that name.
         InvalidInputError: a row that cannot be used, no text, or more than the model can read.
 
     Example:
@@ -168,7 +184,7 @@ def inspect_prompt(
         >>> bool(view.neurons["drop"].max() > 0)
         True
     """
-    prompt = Prompt.of(model, row)
+    prompt = Prompt.of(model, row, chat=chat, template=template)
     neurons = _most_attributed(model, prompt.batch, sites, top)
     by_token = dict(zip(neurons, _attributions_by_token(model, prompt.batch, neurons), strict=True))
     before = prompt.probabilities(model)
@@ -186,12 +202,13 @@ def inspect_prompt(
     )
 
 
-def _of_text(model: HookedModel, text: str) -> Prompt:
-    """Plain text as a user's turn, followed by the answer that the model thinks likeliest."""
+def _of_text(model: HookedModel, text: str, chat: bool, template: str | None) -> Prompt:
+    """A text as a user's turn, followed by the answer that the model thinks likeliest."""
     if not text:
         raise InvalidInputError("There is no text; write a prompt of at least one word.")
     row = {"prompt": text, "system": "", "reply_prefix": ""}
-    ids = encode(model.tokenizer, text_of(row, model.tokenizer))
+    read = writer(model.tokenizer, chat=chat, template=template)(row)
+    ids = encode(model.tokenizer, read, chat=chat)
     if len(ids) > model.cfg.n_ctx:
         raise InvalidInputError(
             f"This prompt has {len(ids)} tokens and the model's context is {model.cfg.n_ctx}; "

@@ -1,6 +1,7 @@
 """Load a frozen model with hook points, from the package, a folder, a file or the hub.
 
-    name -> checkpoint -> transformers model -> agreement: what it computes of three prompts
+    name -> pretrained: where "smollm2" is read from; other names stay as they are
+         -> checkpoint -> transformers model -> agreement: what it computes of three prompts
                               |-> conversion: HookedTransformer -> compared -> handed out
                               |-> bridge:     TransformerBridge -> compared -> handed out or refused
 

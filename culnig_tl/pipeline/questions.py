@@ -10,7 +10,7 @@ from culnig_tl.hooked_model import HookedModel
 from culnig_tl.questions import PreparedQuestions, Rows, prepare
 
 ROLES = ("cultural", "control", "recognition")
-"""What questions are scored for."""
+"""What questions are always scored for; a selective run scores general ones too."""
 
 _IDENTIFICATION = {
     "cultural": "atlas",
@@ -31,7 +31,8 @@ class RunQuestions:
     """The questions of a run.
 
     Attributes:
-        data: questions to identify with, by role: cultural, control and recognition.
+        data: questions to identify with, by role: cultural, control, recognition and, where they
+            are given, general.
         tests: questions to measure with, by name.
         culture_test: questions for the culture x culture effects.
     """
@@ -48,6 +49,7 @@ class RunQuestions:
         cultural: Rows | None = None,
         control: Rows | None = None,
         recognition: Rows | None = None,
+        general: Rows | None = None,
         benchmarks: Mapping[str, Rows] | None = None,
         culture_test: Rows | None = None,
         token_budget: int = 8192,
@@ -62,9 +64,12 @@ class RunQuestions:
             return prepare(model, rows, token_budget=token_budget)
 
         given = zip(ROLES, (cultural, control, recognition), strict=True)
+        data = {role: ready(atlas_rows(role) if rows is None else rows) for role, rows in given}
+        if general is not None:
+            data["general"] = ready(general)
         tests = {name: ready(rows) for name, rows in (benchmarks or atlas_benchmarks()).items()}
         return cls(
-            data={role: ready(atlas_rows(role) if rows is None else rows) for role, rows in given},
+            data=data,
             tests=tests,
             culture_test=next(iter(tests.values()))
             if culture_test is None

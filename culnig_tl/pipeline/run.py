@@ -9,7 +9,7 @@ import pandas as pd
 
 from culnig_tl.attribution import OwnMethod, require_single_process
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import Mode, summarise
+from culnig_tl.evaluation import Breakers, Mode, chance_warning, summarise, with_selectivity
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.neurons import NeuronSet
@@ -18,14 +18,17 @@ from culnig_tl.pipeline.settings import Settings, open_run_folder, written_setti
 from culnig_tl.pipeline.stages import (
     Stage,
     answer,
+    check_breakers,
     look_closer,
     measure_cultures,
     score,
     select,
+    with_unbroken,
     write_csv,
 )
 from culnig_tl.questions import Rows
 from culnig_tl.scores import NeuronScores
+from culnig_tl.selection import Recipe, usual_attention_top
 from culnig_tl.sites import DEFAULT_SITES
 
 
@@ -36,14 +39,20 @@ class Run:
     Attributes:
         out: the folder.
         settings: everything that the result depends on.
-        scores: ``cultural``, ``control`` and ``recognition`` scores.
+        scores: ``cultural``, ``control`` and ``recognition`` scores, and ``general`` ones of a
+            selective run.
         general: culture-general neurons.
         specific: culture-specific neurons by culture.
         answers: one row per prompt and condition.
-        table: accuracy and mean P(answer) by benchmark and condition (see ``summarise``).
+        table: accuracy, mean P(answer) and selectivity by benchmark and condition (see
+            ``compare``).
         effects: culture x culture effects of the specific neurons (see ``culture_effects``).
         cards: everything about the best culture-general neurons, by their names.
         doses: what factors from 0 to 2 on the culture-general neurons do (see ``dose_response``).
+        breakers: what ``breakers`` says of each set, by the set's name, where a benchmark is of
+            general questions.
+        warnings: sentences that a reader of the results must know, of breakers and of benchmarks
+            at chance.
     """
 
     out: Path
@@ -56,6 +65,8 @@ class Run:
     effects: pd.DataFrame
     cards: Mapping[str, NeuronCard] = field(default_factory=dict)
     doses: pd.DataFrame = field(default_factory=pd.DataFrame)
+    breakers: Mapping[str, Breakers] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     def __repr__(self) -> str:
         name = self.settings["model"]["name"]
@@ -90,12 +101,14 @@ def culnig(
     cultural: Rows | None = None,
     control: Rows | None = None,
     recognition: Rows | None = None,
+    general: Rows | None = None,
     benchmarks: Mapping[str, Rows] | None = None,
     culture_test: Rows | None = None,
     sites: Sequence[str] = DEFAULT_SITES,
     method: str | OwnMethod = "gradient_x_activation",
+    recipe: Recipe = "published",
     mlp_top: float = 0.01,
-    attention_top: float = 0.002,
+    attention_top: float | None = None,
     recognition_top: float = 0.01,
     specific_top: float = 0.003,
     min_z: float = 0.5,
@@ -116,10 +129,14 @@ def culnig(
             and so for the others.
         control: the same rows without the question.
         recognition: the country-name control.
+        general: general questions to identify with, asked in the same way as the cultural ones; for
+            ``recipe="selective"``.
         benchmarks: questions to measure with, by name.
         culture_test: questions for the culture x culture effects; by default the first benchmark.
         sites: hook points to score.
         method: how neurons are scored, as in ``attribute``.
+        recipe: ``"selective"`` subtracts what general questions need (see ``culture_general``), and
+            measures the published rule's neurons beside.
         mlp_top, attention_top, recognition_top: shares of ``culture_general``.
         specific_top, min_z: share and z-score of ``culture_specific``.
         factor: what selected neurons are multiplied by; 0 suppresses. Of several factors the first
@@ -151,11 +168,17 @@ def culnig(
     require_single_process()
     if n_cards < 0:
         raise InvalidInputError(f"n_cards is {n_cards}; give a number of cards from 0 up.")
+    if (recipe == "selective") != (general is not None):
+        raise InvalidInputError(
+            f"recipe is {recipe!r} and there are {'no ' if general is None else ''}general "
+            "questions to identify with; recipe='selective' and general= go together."
+        )
     settings = Settings(
         sites=tuple(sites),
         method=method,
         mlp_top=mlp_top,
-        attention_top=attention_top,
+        attention_top=usual_attention_top(recipe) if attention_top is None else attention_top,
+        recipe=recipe,
         recognition_top=recognition_top,
         specific_top=specific_top,
         min_z=min_z,
@@ -169,6 +192,7 @@ def culnig(
         cultural=cultural,
         control=control,
         recognition=recognition,
+        general=general,
         benchmarks=benchmarks,
         culture_test=culture_test,
         token_budget=token_budget,
@@ -177,15 +201,40 @@ def culnig(
     written = written_settings(model, settings, questions)
     open_run_folder(stage.out, written)
     scores = score(stage)
-    general, specific = select(stage, scores)
-    answers = answer(stage, general)
+    sets, specific = select(stage, scores)
+    selected = sets["general"]
+    checked = check_breakers(stage, sets)
+    answers = answer(stage, with_unbroken(sets, checked))
     effects = measure_cultures(stage, specific)
-    table = summarise(answers)
+    table = with_selectivity(summarise(answers), answers)
     write_csv(stage.out / "table.csv", table)
     write_csv(stage.out / "culture_effects.csv", effects)
-    run = Run(stage.out, written, scores, general, specific, answers, table, effects)
-    if not n_cards or not len(general):
+    run = Run(
+        stage.out,
+        written,
+        scores,
+        selected,
+        specific,
+        answers,
+        table,
+        effects,
+        breakers=checked,
+        warnings=_warnings(questions, answers, checked),
+    )
+    if not n_cards or not len(selected):
         return run
-    cards, doses = look_closer(stage, scores, general, n_cards)
+    cards, doses = look_closer(stage, scores, selected, n_cards)
     write_csv(stage.out / "doses.csv", doses)
     return replace(run, cards=cards, doses=doses)
+
+
+def _warnings(
+    questions: RunQuestions, answers: pd.DataFrame, checked: Mapping[str, Breakers]
+) -> tuple[str, ...]:
+    """What a reader must know: breakers of each set, and benchmarks at chance."""
+    original = answers[answers["condition"] == "original"].groupby("benchmark", sort=False)
+    sentences = [
+        *(f"“{name}”: {each.warning}" for name, each in checked.items() if each.warning),
+        chance_warning(questions.tests, {str(name): rows["correct"] for name, rows in original}),
+    ]
+    return tuple(filter(None, sentences))

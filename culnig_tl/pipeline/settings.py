@@ -5,7 +5,7 @@ prints to make the run again can leave nothing out.
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
@@ -19,8 +19,12 @@ from culnig_tl.files import read_json, write_json
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.pipeline.questions import ROLES, RunQuestions, atlas_benchmarks, atlas_rows
-from culnig_tl.questions import fingerprint
+from culnig_tl.questions import PreparedQuestions, fingerprint
+from culnig_tl.selection import Recipe
 from culnig_tl.sites import DEFAULT_SITES
+
+_USUAL_PROMPTS: Mapping[str, Any] = {"date": "", "chat": True, "template": None}
+"""Of prompts without a date, in the model's own way."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Settings:
     method: str | OwnMethod = "gradient_x_activation"
     mlp_top: float = 0.01
     attention_top: float = 0.002
+    recipe: Recipe = "published"
     recognition_top: float = 0.01
     specific_top: float = 0.003
     min_z: float = 0.5
@@ -62,6 +67,7 @@ class Settings:
             "general": {"mlp_top": self.mlp_top, "attention_top": self.attention_top},
             "specific": {"top": self.specific_top, "min_z": self.min_z},
             "recognition_top": self.recognition_top,
+            "recipe": self.recipe,
             "factor": self.factor[0],
             "more_factors": list(self.factor[1:]),
             "n_random": self.n_random,
@@ -77,6 +83,7 @@ class Settings:
             method=written.get("method", "gradient_x_activation"),
             **written["general"],
             recognition_top=written["recognition_top"],
+            recipe=written.get("recipe", "published"),
             specific_top=written["specific"]["top"],
             min_z=written["specific"]["min_z"],
             factor=(written["factor"], *written["more_factors"]),
@@ -95,8 +102,10 @@ class Settings:
         arguments = asdict(self) | {"sites": list(self.sites), "factor": list(self.factor)}
         if len(self.factor) == 1:
             arguments["factor"] = self.factor[0]
-        if self.method == "gradient_x_activation":
-            del arguments["method"]
+        usual = Settings()
+        for name in ("method", "recipe"):
+            if arguments[name] == getattr(usual, name):
+                del arguments[name]
         return arguments
 
 
@@ -104,7 +113,7 @@ def written_settings(
     model: HookedModel, settings: Settings, run_questions: RunQuestions
 ) -> dict[str, Any]:
     """Everything that a run depends on: settings, model, rows and versions."""
-    return settings.to_json() | {
+    written = settings.to_json() | {
         "model": {"name": model.cfg.model_name, "fingerprint": model_fingerprint(model)},
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
         "data": {role: rows.fingerprint for role, rows in run_questions.data.items()},
@@ -112,13 +121,19 @@ def written_settings(
         "culture_test": run_questions.culture_test.fingerprint,
         "versions": _versions(),
     }
+    prompts = _of_prompts(
+        [*run_questions.data.values(), *run_questions.tests.values(), run_questions.culture_test]
+    )
+    return written | ({"prompts": prompts} if prompts else {})
 
 
 def given_rows(written: Mapping[str, Any]) -> dict[str, str]:
     """The arguments of ``culnig`` that were rows of the user's own, with their fingerprints."""
     usual = _usual_fingerprints()
     given = {
-        role: digits for role, digits in written["data"].items() if digits != usual["data"][role]
+        role: digits
+        for role, digits in written["data"].items()
+        if digits != usual["data"].get(role)
     }
     if written["benchmarks"] != usual["benchmarks"]:
         given["benchmarks"] = str(written["benchmarks"])
@@ -137,14 +152,29 @@ def open_run_folder(out: Path, written: Mapping[str, Any]) -> None:
     if not path.exists():
         write_json(path, written)
         return
-    not_in_older_runs = {"dtype": written["dtype"], "method": "gradient_x_activation"}
-    there = not_in_older_runs | read_json(path)
-    different = [name for name, value in written.items() if there.get(name) != value]
+    usual = {
+        "dtype": written["dtype"],
+        "method": "gradient_x_activation",
+        "recipe": "published",
+        "prompts": {},
+    }
+    there, wanted = usual | read_json(path), usual | dict(written)
+    different = [name for name, value in wanted.items() if there.get(name) != value]
     if different:
         raise InvalidInputError(
             f"{out} holds a run with other settings ({', '.join(different)}); give another folder, "
             "or delete this one to run it again."
         )
+
+
+def _of_prompts(questions: Iterable[PreparedQuestions]) -> dict[str, Any]:
+    """How the prompts were written, as far as that is not the usual way."""
+    return {
+        name: value
+        for prepared in questions
+        for name, usual in _USUAL_PROMPTS.items()
+        if (value := getattr(prepared, name)) != usual
+    }
 
 
 @cache

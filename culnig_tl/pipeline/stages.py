@@ -15,12 +15,14 @@ from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation import (
     FACTORS,
     LAYER_MATCHED,
+    Breakers,
     Condition,
     answers_under,
+    breakers,
     culture_effects,
     dose_response,
 )
-from culnig_tl.files import replacing
+from culnig_tl.files import read_json, replacing, write_json
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.inspection import NeuronCard, inspect_neurons
 from culnig_tl.models import model_fingerprint
@@ -33,6 +35,7 @@ from culnig_tl.selection import culture_general, culture_specific, random_neuron
 
 _CARD_PROMPTS = 96
 _DOSE_PROMPTS = 48
+_BREAKER_PROMPTS = 60
 _SEED = 0
 
 
@@ -56,7 +59,7 @@ class Stage:
 
 
 def score(stage: Stage) -> dict[str, NeuronScores]:
-    """Scores of cultural questions, control and country names.
+    """Scores of cultural questions, control, country names and, for some recipes, general ones.
 
     Raises:
         InvalidInputError: the folder holds scores that this run would not make.
@@ -65,7 +68,9 @@ def score(stage: Stage) -> dict[str, NeuronScores]:
     for role, prepared in stage.questions.data.items():
         path = stage.out / "scores" / f"{role}.safetensors"
         scoring = Scoring(
-            sites=stage.settings.sites, method=stage.settings.method, clamp=role == "control"
+            sites=stage.settings.sites,
+            method=stage.settings.method,
+            clamp=role in ("control", "general"),
         )
         if not path.exists():
             attribute(
@@ -85,20 +90,32 @@ def score(stage: Stage) -> dict[str, NeuronScores]:
 
 def select(
     stage: Stage, scores: Mapping[str, NeuronScores]
-) -> tuple[NeuronSet, dict[str, NeuronSet]]:
-    """Culture-general neurons, and culture-specific ones by culture."""
+) -> tuple[dict[str, NeuronSet], dict[str, NeuronSet]]:
+    """Culture-general neurons by rule, the run's own first, and specific ones by culture."""
     settings, folder = stage.settings, stage.out / "neurons"
-    general = culture_general(
-        *scores.values(),
-        mlp_top=settings.mlp_top,
-        attention_top=settings.attention_top,
-        recognition_top=settings.recognition_top,
-    )
-    general.save(folder / "general.json")
+    of_paper = (scores["cultural"], scores["control"], scores["recognition"])
+    sets = {
+        "general": culture_general(
+            *of_paper,
+            scores.get("general"),
+            recipe=settings.recipe,
+            mlp_top=settings.mlp_top,
+            attention_top=settings.attention_top,
+            recognition_top=settings.recognition_top,
+        )
+    }
+    if settings.recipe != "published":
+        sets["published"] = culture_general(
+            *of_paper, mlp_top=settings.mlp_top, recognition_top=settings.recognition_top
+        )
+    for name, neurons in sets.items():
+        neurons.save(folder / f"{name}.json")
     specific = {
         culture: culture_specific(
-            *scores.values(),
+            *of_paper,
+            scores.get("general"),
             culture=culture,
+            recipe=settings.recipe,
             top=settings.specific_top,
             min_z=settings.min_z,
             recognition_top=settings.recognition_top,
@@ -108,10 +125,40 @@ def select(
     }
     for culture, neurons in specific.items():
         neurons.save(folder / "specific" / f"{file_name(culture)}.json")
-    return general, specific
+    return sets, specific
 
 
-def answer(stage: Stage, general: NeuronSet) -> pd.DataFrame:
+def check_breakers(stage: Stage, sets: Mapping[str, NeuronSet]) -> dict[str, Breakers]:
+    """Which neurons of each set break the model, by the name of the set, judged on a draw of the
+    first general benchmark; nothing where there is none."""
+    general = next(
+        (rows for rows in stage.questions.tests.values() if not any(rows.cultures)), None
+    )
+    if general is None:
+        return {}
+    path = stage.out / "breakers.json"
+    if not path.exists():
+        rows, mode = _drawn(general, _BREAKER_PROMPTS), stage.settings.mode
+        checked = {
+            name: breakers(stage.model, rows, neurons, mode=mode) for name, neurons in sets.items()
+        }
+        write_json(path, {name: each.to_json() for name, each in checked.items()})
+    return {name: Breakers.from_json(each) for name, each in read_json(path).items()}
+
+
+def with_unbroken(
+    sets: Mapping[str, NeuronSet], checked: Mapping[str, Breakers]
+) -> dict[str, NeuronSet]:
+    """The sets, and beside those with breakers the rest of them: "general without breakers"."""
+    rests = {
+        f"{name} without breakers": sets[name] - each.neurons
+        for name, each in checked.items()
+        if len(each.neurons)
+    }
+    return {**sets, **{name: rest for name, rest in rests.items() if len(rest)}}
+
+
+def answer(stage: Stage, sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
     """Answers of every benchmark under every condition, each set kept in a file of its own."""
     first_factor = stage.settings.factor[0]
 
@@ -125,7 +172,7 @@ def answer(stage: Stage, general: NeuronSet) -> pd.DataFrame:
 
     return answers_under(
         stage.questions.tests,
-        _conditions(stage, general),
+        _conditions(stage, sets),
         mode=stage.settings.mode,
         progress="answers" if stage.progress else False,
         keep=keep,
@@ -191,8 +238,9 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         frame.to_csv(part, index=False)
 
 
-def _conditions(stage: Stage, general: NeuronSet) -> list[Condition]:
+def _conditions(stage: Stage, found: Mapping[str, NeuronSet]) -> list[Condition]:
     """The model as it is, and every kind of set at every factor."""
+    general = found["general"]
     random, matched = (
         tuple(
             random_neurons(stage.model, like=general, seed=seed, layer_matched=layer_matched)
@@ -203,7 +251,8 @@ def _conditions(stage: Stage, general: NeuronSet) -> list[Condition]:
             (stage.settings.n_layer_matched, True),
         )
     )
-    sets = {"general": (general,), "random": random, LAYER_MATCHED: matched}
+    sets = {name: (neurons,) for name, neurons in found.items()}
+    sets |= {"random": random, LAYER_MATCHED: matched}
     return [
         Condition("original"),
         *(
@@ -252,6 +301,6 @@ def _check_source(path: Path, source: Mapping[str, Any], wanted: Mapping[str, An
     if different:
         raise InvalidInputError(
             f"{path} holds other scores than this run would make ({', '.join(different)}); make "
-            "them of the same rows, model, type of weights and sites, clamped on the control only, "
-            "or delete the file."
+            "them of the same rows, model, type of weights and sites, clamped on control and "
+            "general questions only, or delete the file."
         )

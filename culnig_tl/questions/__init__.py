@@ -6,6 +6,7 @@
 | ``frames`` | rows from a DataFrame or a file of one's own |
 | ``tables`` | rows from questions that are not prompts yet |
 | ``prompts`` | rows from items and templates, and rows without their question |
+| ``cloze`` | a cloze without its culture |
 | ``chat`` | a question in a model's chat template, and what is checked of that |
 | ``dates`` | the date in a chat template, always the same |
 | ``reply`` | how a reply begins |
@@ -17,7 +18,7 @@
 | ``prepared`` | all of that, done once for a model |
 """
 
-from culnig_tl.questions.batching import Batch, padded, padding_token
+from culnig_tl.questions.batching import Batch, groups_within, padded, padding_token
 from culnig_tl.questions.dates import DATE
 from culnig_tl.questions.frames import TABLES, questions_from_frame, read_table
 from culnig_tl.questions.halves import split
@@ -32,7 +33,7 @@ from culnig_tl.questions.prompts import (
     order_of,
     rows_of,
 )
-from culnig_tl.questions.rendering import adapted_rows, render, text_of
+from culnig_tl.questions.rendering import adapted_rows, render, writer
 from culnig_tl.questions.schema import (
     FEATURES,
     TEXT_COLUMNS,
@@ -62,6 +63,7 @@ __all__ = [
     "encode",
     "filled",
     "fingerprint",
+    "groups_within",
     "label_tokens",
     "order_of",
     "padded",
@@ -74,5 +76,5 @@ __all__ = [
     "render",
     "rows_of",
     "split",
-    "text_of",
+    "writer",
 ]

@@ -98,3 +98,18 @@ def padding_token(model: HookedModel) -> int:
     """
     token = model.tokenizer.pad_token_id
     return token if token is not None and 0 <= token < model.cfg.d_vocab else 0
+
+
+def groups_within(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Numbers of prompts that go into one pass, longest first, padding counted.
+
+    Example:
+        >>> groups_within([3, 9, 4, 5], 10)
+        [[1], [3, 2], [0]]
+    """
+    groups: list[list[int]] = []
+    for prompt in sorted(range(len(lengths)), key=lambda prompt: -lengths[prompt]):
+        if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > token_budget:
+            groups.append([])
+        groups[-1].append(prompt)
+    return groups

@@ -6,26 +6,28 @@ pass over questions goes through ``passes``.
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_choice
 from culnig_tl.hooked_model import HookedModel
-from culnig_tl.questions.batching import Batch, padded, padding_token
+from culnig_tl.questions.batching import Batch, groups_within, padded, padding_token
 from culnig_tl.questions.chat import template_source
 from culnig_tl.questions.dates import prompt_date
 from culnig_tl.questions.memory import TokenBudget
-from culnig_tl.questions.rendering import adapted_rows, writer
-from culnig_tl.questions.schema import fingerprint, questions
-from culnig_tl.questions.tokens import LabelReader, encode
+from culnig_tl.questions.rendering import adapted_rows, reads_in_chat, writer
+from culnig_tl.questions.schema import cloze_rows, fingerprint, questions
+from culnig_tl.questions.tokens import LabelReader, encode, refuse_labels
 from culnig_tl.sites import measure_sites
 
 T = TypeVar("T")
@@ -96,12 +98,7 @@ class PreparedQuestions:
     @cached_property
     def batches(self) -> list[Batch]:
         """Left-padded batches within the token budget, longest prompts first."""
-        order = sorted(range(len(self)), key=lambda row: -len(self.prompts[row]))
-        groups: list[list[int]] = []
-        for row in order:
-            if not groups or (len(groups[-1]) + 1) * self._length(groups[-1]) > self.budget.initial:
-                groups.append([])
-            groups[-1].append(row)
+        groups = groups_within([len(prompt) for prompt in self.prompts], self.budget.initial)
         return [self._batch(group) for group in groups]
 
     @cached_property
@@ -110,7 +107,12 @@ class PreparedQuestions:
         options = self.adapted["options"][:]
         table = torch.full((len(options), max(map(len, options))), -1)
         for row, labels in enumerate(options):
-            read = partial(self._reader.token_after, self.texts[row], ids=self.prompts[row])
+            read = partial(
+                self._reader.token_after,
+                self.texts[row],
+                ids=self.prompts[row],
+                is_cloze=self._is_cloze[row],
+            )
             table[row, : len(labels)] = torch.tensor([read(label) for label in labels])
         return table
 
@@ -126,9 +128,14 @@ class PreparedQuestions:
             >>> ct.prepare(ct.load_model(), rows).check_options()
         """
         self._reader.tokens_after(
-            (name, text, ids, label)
-            for name, text, ids, labels in zip(
-                self.rows["id"], self.texts, self.prompts, self.adapted["options"], strict=True
+            (name, text, ids, label, is_cloze)
+            for name, text, ids, labels, is_cloze in zip(
+                self.rows["id"],
+                self.texts,
+                self.prompts,
+                self.adapted["options"],
+                self._is_cloze,
+                strict=True,
             )
             for label in labels
         )
@@ -176,12 +183,60 @@ class PreparedQuestions:
         """
         return self.budget.passes(self.batches, run, n_copies=n_copies)
 
+    @property
+    def shares_tokens(self) -> Bool[np.ndarray, "row"]:
+        """Which rows are clozes whose options cannot be told apart by their first tokens."""
+        if not any(self._is_cloze):
+            return np.zeros(len(self), dtype=bool)
+        tokens = np.sort(self.option_tokens.numpy(), axis=1)
+        repeats = ((tokens[:, 1:] == tokens[:, :-1]) & (tokens[:, 1:] >= 0)).any(axis=1)
+        return repeats & np.array(self._is_cloze)
+
+    def check_told_apart(self) -> None:
+        """Refuse clozes whose options begin with the same token.
+
+        Raises:
+            InvalidInputError: there is one; they are counted.
+        """
+        if self.shares_tokens.any():
+            raise InvalidInputError(
+                f"{self.describe_shared()}; give options that begin differently, leave such rows "
+                "out with shared_tokens='drop', or compare whole options with mode='likelihood'."
+            )
+
+    def describe_shared(self) -> str:
+        """How many clozes have options that begin with the same token, for a sentence."""
+        shared = self.shares_tokens
+        first = self.rows[int(shared.argmax())]
+        return (
+            f"{shared.sum()} of {len(self)} clozes have options that begin with the same token of "
+            f"this model (question {first['id']!r}: {', '.join(map(repr, first['options']))})"
+        )
+
+    def option_ids(self, row: int) -> list[list[int]]:
+        """Token ids of every option of a row, as they follow its prompt.
+
+        Raises:
+            InvalidInputError: an option that changes the tokens of its prompt.
+        """
+        text, ids = self.texts[row], self.prompts[row]
+        read = {
+            label: self._reader.ids_after(text, label, ids)
+            for label in self.adapted[row]["options"]
+        }
+        name = self.rows[row]["id"]
+        refuse_labels(
+            {label: 0 for label, tokens in read.items() if not tokens}, dict.fromkeys(read, name)
+        )
+        return list(read.values())
+
+    @cached_property
+    def _is_cloze(self) -> tuple[bool, ...]:
+        return cloze_rows(self.rows)
+
     @cached_property
     def _reader(self) -> LabelReader:
         return LabelReader(self.model.tokenizer, chat=self.chat)
-
-    def _length(self, group: Sequence[int]) -> int:
-        return len(self.prompts[group[0]])
 
     def _batch(self, group: Sequence[int]) -> Batch:
         tokens, mask = padded([self.prompts[row] for row in group], padding_token(self.model))
@@ -216,15 +271,22 @@ def prepare(
     chat: bool = True,
     template: str | None = None,
     token_budget: int = 8192,
+    shared_tokens: Literal["drop", "refuse", "keep"] = "drop",
 ) -> PreparedQuestions:
     """Validate, render and tokenise questions for a model, once for all that is done with them.
 
     Args:
         model: a model with named hook points.
         rows: questions; prepared ones are returned as they are, with their own budget.
-        chat: False for plain text on a model that has a chat template.
+        chat: False for plain text on a model that has a chat template; clozes are plain anyway.
         template: name of the chat template, where the tokenizer has several.
         token_budget: tokens per pass, padding counted; larger is faster and needs more memory.
+        shared_tokens: what becomes of clozes with options that begin with the same token, which
+            depends on the tokenizer: left out, with a warning that counts them; refused; or kept,
+            for ``evaluate(mode="likelihood")``, which reads whole options.
+
+    Warns:
+        UserWarning: clozes were left out.
 
     Raises:
         InvalidInputError: rows that cannot be used, a chat template that drops a question or opens
@@ -239,10 +301,12 @@ def prepare(
         >>> ct.prepare(model, ct.load_benchmark("atlas", split="test", limit=3))
         3 prompts of 3 questions for atlas, 94 tokens
     """
+    check_choice("shared_tokens", shared_tokens, ("drop", "refuse", "keep"))
     if isinstance(rows, PreparedQuestions):
         return _checked(rows, model, chat, template)
     measure_sites(model)
     valid = questions(rows)
+    chat = reads_in_chat(valid, chat=chat)
     write = writer(model.tokenizer, chat=chat, template=template)
     adapted = adapted_rows(valid, model, chat=chat)
     texts = tuple(write(row) for row in adapted.to_list())
@@ -251,11 +315,13 @@ def prepare(
     _check_lengths(prompts, valid, model.cfg.n_ctx, token_budget)
     _check_vocabulary(prompts, valid, model)
     reader = LabelReader(model.tokenizer, chat=chat)
-    answers = reader.tokens_after(zip(valid["id"], texts, prompts, adapted["answer"], strict=True))
+    labels = zip(valid["id"], texts, prompts, adapted["answer"], cloze_rows(valid), strict=True)
+    answers = tuple(reader.tokens_after(labels))
     budget = TokenBudget(token_budget)
-    return PreparedQuestions(
-        model, valid, adapted, prompts, tuple(answers), budget, texts, chat=chat, template=template
+    prepared = PreparedQuestions(
+        model, valid, adapted, prompts, answers, budget, texts, chat=chat, template=template
     )
+    return prepared if shared_tokens == "keep" else _told_apart(prepared, shared_tokens)
 
 
 def batches(model: HookedModel, rows: Rows, *, token_budget: int = 8192) -> list[Batch]:
@@ -295,6 +361,19 @@ def _checked(
             "prepare the rows anew."
         )
     return prepared
+
+
+def _told_apart(
+    prepared: PreparedQuestions, shared_tokens: Literal["drop", "refuse"]
+) -> PreparedQuestions:
+    """The questions whose options can be told apart."""
+    shared = prepared.shares_tokens
+    if shared_tokens == "refuse" or shared.all():
+        prepared.check_told_apart()
+    if not shared.any():
+        return prepared
+    warnings.warn(f"{prepared.describe_shared()}; these are left out.", UserWarning, stacklevel=3)
+    return prepared.select(np.flatnonzero(~shared).tolist())
 
 
 def _check_lengths(

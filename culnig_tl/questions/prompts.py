@@ -16,7 +16,8 @@ version of Python), unless their order means something.
 A *control* row is a row without its question; instruction, options, their order and the right label
 stay. What counts as the question is the line of the template that holds ``{question}``, or else
 the item's question where the prompt holds it. Where a passage or an option says the same once more,
-the row says which of them is the question (``question_offset``).
+the row says which of them is the question (``question_offset``). Of a cloze it is the culture that
+is left out (see ``cloze``).
 """
 
 import re
@@ -28,8 +29,17 @@ from typing import Any, Literal
 
 from datasets import Dataset
 
+from culnig_tl.cultures import spellings_of
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.questions.schema import FEATURES, OFFSET, offset_of, questions, ranges
+from culnig_tl.questions.cloze import as_beginning, without_culture
+from culnig_tl.questions.schema import (
+    OFFSET,
+    dataset_of,
+    is_cloze,
+    offset_of,
+    questions,
+    ranges,
+)
 
 _FIELD = re.compile(r"\{([a-z][a-z_0-9]*)\}")
 _MOST = len(ascii_uppercase)
@@ -158,9 +168,13 @@ def fields_of(template: Template) -> list[str]:
 def control_of(rows: Dataset) -> Dataset:
     """The rows without their question: instruction, options and right label stay.
 
+    A cloze loses its culture, with what binds it to the sentence, unless its column ``question``
+    says what else; what is left begins with a capital letter.
+
     Raises:
         InvalidInputError: rows whose column ``question`` is empty, or whose prompt holds the
-            question more than once without saying which one is meant, all of them named.
+            question more than once without saying which one is meant, or clozes that do not name
+            their culture once after a preposition or as a possessive, all of them named.
 
     Example:
         >>> rows = questions([{"id": "q", "prompt": "Choose. Hot drink? tea, ice. Answer:",
@@ -170,19 +184,30 @@ def control_of(rows: Dataset) -> Dataset:
         'Choose. tea, ice. Answer:'
     """
     records = questions(rows).to_list()
-    if silent := [number for number, row in enumerate(records) if not row["question"]]:
+    bare = {n: _bare(row) for n, row in enumerate(records) if is_cloze(row) and not row["question"]}
+    if bound := [number for number, prompt in bare.items() if not prompt]:
+        raise InvalidInputError(
+            f"{len(bound)} of {len(records)} rows (rows {ranges(bound)}; the first is question "
+            f"{records[bound[0]]['id']!r}) are clozes that do not name their culture once in a way "
+            "that can be taken out, such as 'In Iran, a', 'bread of Iran' or 'Iran's bread'; give "
+            "the part to leave out, word by word, in a column question."
+        )
+    asking = {number: row for number, row in enumerate(records) if number not in bare}
+    if silent := [number for number, row in asking.items() if not row["question"]]:
         raise InvalidInputError(
             f"{len(silent)} of {len(records)} rows (rows {ranges(silent)}) do not say which part "
             "of their prompt is the question; give that part, word by word, in a column question."
         )
-    if unclear := [number for number, row in enumerate(records) if _offset(row) is None]:
+    if unclear := [number for number, row in asking.items() if _offset(row) is None]:
         raise InvalidInputError(
             f"{len(unclear)} of {len(records)} rows (rows {ranges(unclear)}; the first is question "
             f"{records[unclear[0]]['id']!r}) hold their question more than once, expected one "
             f"place to cut it from; give more of the text around it in the column question, or "
             f"the number of characters before it in a column {OFFSET}."
         )
-    return questions(Dataset.from_list([_control(row) for row in records], features=FEATURES))
+    return questions(
+        dataset_of(_control(row, bare.get(number)) for number, row in enumerate(records))
+    )
 
 
 def order_of(key: str, n: int) -> list[int]:
@@ -195,12 +220,20 @@ def order_of(key: str, n: int) -> list[int]:
     return sorted(range(n), key=lambda index: blake2b(f"{key}|{index}".encode()).digest())
 
 
-def _control(row: Mapping[str, Any]) -> dict[str, Any]:
+def _control(row: Mapping[str, Any], bare: str | None) -> dict[str, Any]:
     benchmark = f"{row['benchmark']}-control" if row["benchmark"] else "control"
+    prompt = bare or _without_question(row)
+    return {**row, "prompt": prompt, "question": "", "benchmark": benchmark, OFFSET: None}
+
+
+def _without_question(row: Mapping[str, Any]) -> str:
     start = _offset(row) or 0
-    prompt = row["prompt"][:start] + row["prompt"][start + len(row["question"]) :]
-    changed = {"prompt": prompt.lstrip(), "question": "", "benchmark": benchmark}
-    return {name: row[name] for name in FEATURES} | changed
+    rest = (row["prompt"][:start] + row["prompt"][start + len(row["question"]) :]).lstrip()
+    return as_beginning(rest) if is_cloze(row) and not start else rest
+
+
+def _bare(row: Mapping[str, Any]) -> str | None:
+    return without_culture(row["prompt"], spellings_of(row["culture"]))
 
 
 def _offset(row: Mapping[str, Any]) -> int | None:

@@ -3,15 +3,17 @@
 A tokenizer with a chat template writes the turns itself: thinking off, generation prompt added, and
 no special token besides those of the template. What it writes is checked, completed or refused
 (see ``chat`` and ``reply``). A system turn that the template refuses or leaves out is put at the
-head of the user's turn. Without a chat template, or with ``chat=False``, the text is plain.
+head of the user's turn. Without a chat template, or with ``chat=False``, the text is plain; so is
+that of a cloze, which the model goes on with, unless it begins the reply (``reply_prefix``).
 
 A label is read at the position after the text, as one token (see ``tokens``). What that token is
 depends on what it follows: ``A`` after a chat template's generation prompt, after an opening quote
 or after a space, but ``" A"`` after a word or ``Answer:``. ``adapted_rows`` brings rows whose
 labels are letters or numbers into the form that fits a model, so that they can be written once for
-both kinds. Other labels are literal. Where a number of a scale is not one token (10, in the many
-vocabularies whose digits stand alone), the options of that row become letters, and a sentence
-before the prompt says which letter stands for which number.
+both kinds. The options of a cloze get a space before them after a word. Other labels are literal.
+Where a number of a scale is not one token (10, in the many vocabularies whose digits stand alone),
+the options of that row become letters, and a sentence before the prompt says which letter stands
+for which number.
 """
 
 import re
@@ -21,9 +23,10 @@ from typing import Any
 
 from datasets import Dataset
 
+from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.questions.chat import ChatTemplate, template_source
-from culnig_tl.questions.schema import FEATURES, questions
+from culnig_tl.questions.schema import OFFSET, cloze_rows, dataset_of, is_cloze, questions
 from culnig_tl.questions.tokens import LabelReader, label_ids
 
 _LETTER_OR_NUMBER = re.compile("[A-Z]|[0-9]+")
@@ -58,6 +61,7 @@ def render(
         >>> render(row, ct.load_model())
         'Tea or rice? Answer:'
     """
+    chat = reads_in_chat(questions([row]), chat=chat)
     text_of_row = writer(model.tokenizer, chat=chat, template=template)
     return text_of_row(adapted_rows(questions([row]), model, chat=chat)[0])
 
@@ -88,13 +92,29 @@ def writer(
     return lambda row: in_template.text(row) + row["reply_prefix"]
 
 
-def text_of(row: Mapping[str, Any], tokenizer: Any) -> str:
-    """The text of a row that `adapted_rows` returned.
+def reads_in_chat(rows: Dataset, *, chat: bool = True) -> bool:
+    """Whether rows go into a chat template, where there is one: clozes do not, unless they have a
+    ``reply_prefix``.
 
     Raises:
-        InvalidInputError: as ``render``.
+        InvalidInputError: some rows do, and some do not.
+
+    Example:
+        >>> row = {"id": "q", "prompt": "In Iran, a bread is", "options": ["lavash", "injera"],
+        ...        "answer": "lavash", "label_kind": "first token"}
+        >>> reads_in_chat(questions([row]))
+        False
     """
-    return writer(tokenizer)(row)
+    if not chat:
+        return False
+    pairs = zip(cloze_rows(rows), rows["reply_prefix"], strict=True)
+    plain = [is_cloze and not prefix for is_cloze, prefix in pairs]
+    if any(plain) and not all(plain):
+        raise InvalidInputError(
+            f"{sum(plain)} of {len(plain)} rows are clozes, which are read as plain text, and the "
+            "others go into the chat template; prepare the two apart, or all with chat=False."
+        )
+    return not any(plain)
 
 
 def adapted_rows(rows: Dataset, model: HookedModel, *, chat: bool = True) -> Dataset:
@@ -118,9 +138,9 @@ def adapted_rows(rows: Dataset, model: HookedModel, *, chat: bool = True) -> Dat
     """
     in_chat = chat and bool(getattr(model.tokenizer, "chat_template", None))
     reader = LabelReader(model.tokenizer, chat=in_chat)
-    records = [{name: row[name] for name in FEATURES} for row in rows.to_list()]
+    records = [row | {OFFSET: None} for row in rows.to_list()]
     fitted = [_fitted(row, reader) for row in records]
-    return rows if fitted == records else Dataset.from_list(fitted, features=FEATURES)
+    return rows if fitted == records else dataset_of(fitted)
 
 
 def _fitted(row: dict[str, Any], reader: LabelReader) -> dict[str, Any]:
@@ -130,13 +150,21 @@ def _fitted(row: dict[str, Any], reader: LabelReader) -> dict[str, Any]:
         row = _by_letters(row)
     read = row["reply_prefix"] if reader.chat else row["prompt"] + row["reply_prefix"]
     after_a_word = read[-1:].isalnum() or read[-1:] in tuple(_ENDS_A_WORD)
+    if is_cloze(row):
+        return _spaced(row) if after_a_word else row
     conventional = all(_LETTER_OR_NUMBER.fullmatch(option) for option in row["options"])
     if not after_a_word or not conventional or len(row["options"]) < 2:
         return row
-    spaced = [f" {option}" for option in row["options"]]
-    if all(reader.token_after(read, label) >= 0 for label in spaced):
-        return row | {"options": spaced, "answer": f" {row['answer']}"}
+    spaced = _spaced(row)
+    if all(reader.token_after(read, label) >= 0 for label in spaced["options"]):
+        return spaced
     return row | {"reply_prefix": row["reply_prefix"] + " "}
+
+
+def _spaced(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with a space before every option that has none."""
+    spaced = {text: text if text[:1].isspace() else f" {text}" for text in row["options"]}
+    return row | {"options": list(spaced.values()), "answer": spaced[row["answer"]]}
 
 
 def _by_letters(row: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,16 @@ A *row* is one multiple-choice prompt with its right label:
 
 id, prompt, options and answer must be there; the others become ``""``.
 
-Where a prompt holds its question more than once, a row may also say which one is meant:
-``question_offset``, the number of characters before it. Rows out of templates say so.
+Two more columns are there only where a row needs them:
+
+| column | type | meaning |
+|---|---|---|
+| question_offset | int | characters before the question, where the prompt holds it more than once |
+| label_kind | str | ``"token"`` (the same as none), or ``"first token"`` for a cloze |
+
+In a *cloze* the options are texts that may be several tokens long, such as ``lavash`` and
+``injera`` after ``In Iran, a common bread is called``; the label is the first token of each, as it
+follows the prompt. Options that begin with the same token cannot be told apart (see ``prepare``).
 """
 
 import hashlib
@@ -49,10 +57,13 @@ TEXT_COLUMNS = (
 REQUIRED = ("id", "prompt", "options", "answer")
 OFFSET = "question_offset"
 """An optional column: where the question starts in its prompt."""
+LABEL = "label_kind"
+"""An optional column: whether options are one token, or known by their first one."""
+LABELS = ("token", "first token")
 FEATURES = Features(
     {name: Value("string") for name in TEXT_COLUMNS} | {"options": List(Value("string"))}
 )
-_WITH_OFFSET = Features({**FEATURES, OFFSET: Value("int64")})
+_OPTIONAL = {OFFSET: Value("int64"), LABEL: Value("string")}
 _DETAILED_FAULTS = 10
 _NEEDS = f"A row needs {', '.join(REQUIRED)}, and its answer among its options."
 
@@ -79,18 +90,51 @@ def questions(rows: Dataset | pd.DataFrame | Iterable[Mapping[str, Any]]) -> Dat
     if not records:
         raise InvalidInputError("There are no rows; give at least one question.")
     refuse({number: faults_of(row) for number, row in enumerate(records)})
-    if isinstance(rows, Dataset) and rows.features in (FEATURES, _WITH_OFFSET):
+    if isinstance(rows, Dataset) and rows.features == features_of(rows.features):
         return rows
-    filled = [
+    return dataset_of(
         {name: row.get(name) or "" for name in TEXT_COLUMNS}
-        | {"options": listed_texts(row["options"])}
+        | {"options": listed_texts(row["options"]), OFFSET: offset_of(row)}
+        | {LABEL: row.get(LABEL) or None}
         for row in records
-    ]
-    offsets = [offset_of(row) for row in records]
-    if all(offset is None for offset in offsets):
-        return Dataset.from_list(filled, features=FEATURES)
-    placed = [{**row, OFFSET: offset} for row, offset in zip(filled, offsets, strict=True)]
-    return Dataset.from_list(placed, features=_WITH_OFFSET)
+    )
+
+
+def dataset_of(records: Iterable[Mapping[str, Any]]) -> Dataset:
+    """Records with every column of the schema as rows; optional columns only where one is filled.
+
+    Example:
+        >>> row = dict.fromkeys(TEXT_COLUMNS, "") | {"options": ["tea"], LABEL: "first token"}
+        >>> sorted(set(dataset_of([row]).column_names) - set(FEATURES))
+        ['label_kind']
+    """
+    listed = list(records)
+    filled = [name for name in _OPTIONAL if any(row.get(name) is not None for row in listed)]
+    features = features_of(filled)
+    return Dataset.from_list(
+        [{name: row.get(name) for name in features} for row in listed], features=features
+    )
+
+
+def features_of(columns: Iterable[str]) -> Features:
+    """The features of rows that have these columns.
+
+    Example:
+        >>> features_of(["label_kind"]) == FEATURES
+        False
+    """
+    present = set(columns)
+    return Features({**FEATURES, **{k: v for k, v in _OPTIONAL.items() if k in present}})
+
+
+def is_cloze(row: Mapping[str, Any]) -> bool:
+    """Whether the options of a row are texts known by their first token.
+
+    Example:
+        >>> is_cloze({"label_kind": "first token"}), is_cloze({"options": [" A", " B"]})
+        (True, False)
+    """
+    return row.get(LABEL) == "first token"
 
 
 def records_of(frame: pd.DataFrame) -> list[dict[Any, Any]]:
@@ -161,6 +205,12 @@ def refuse(faults: Mapping[int, Sequence[str]], *, needs: str = _NEEDS) -> None:
     )
 
 
+def cloze_rows(rows: Dataset) -> tuple[bool, ...]:
+    """``is_cloze`` of every row."""
+    kinds = rows[LABEL] if LABEL in rows.column_names else [None] * len(rows)
+    return tuple(is_cloze({LABEL: kind}) for kind in kinds)
+
+
 def faults_of(row: Mapping[str, Any]) -> list[str]:
     """Everything that is wrong with one row."""
     if missing := [name for name in REQUIRED if name not in row]:
@@ -172,6 +222,8 @@ def faults_of(row: Mapping[str, Any]) -> list[str]:
     if empty := [name for name in ("id", "prompt") if name not in wrong and not row[name]]:
         faults.append(f"{' and '.join(empty)} must not be empty")
     faults += _option_faults(row["options"], row["answer"])
+    if (row.get(LABEL) or LABELS[0]) not in LABELS:
+        faults.append(f"{LABEL} {row[LABEL]!r} is none of {', '.join(map(repr, LABELS))}")
     if not wrong:
         faults += _question_faults(row, row["prompt"] or "", row.get("question") or "")
     return faults

@@ -7,7 +7,7 @@ A label is the one token that tokenising text and label together gives after the
 not always the token of the label on its own: a tokenizer that puts a space before every text reads
 ``A`` as ``▁A``, after a special token too, but not after ``Answer:``. Where the label would merge
 with the last character of the text (``"`` and ``A`` into one token), the two stay apart, as in the
-published code, and the label is its own token.
+published code, and the label is its own token. The label of a cloze is the first of its tokens.
 """
 
 import re
@@ -135,26 +135,30 @@ class LabelReader:
             self._ids[key] = self._read(text, label, before)
         return self._ids[key]
 
-    def token_after(self, text: str, label: str, ids: Sequence[int] | None = None) -> int:
-        """The one token of a label after a text; -1 where it is not exactly one."""
+    def token_after(
+        self, text: str, label: str, ids: Sequence[int] | None = None, *, is_cloze: bool = False
+    ) -> int:
+        """The one token of a label after a text, of a cloze the first; -1 where there is none."""
         tokens = self.ids_after(text, label, ids)
-        return tokens[0] if len(tokens) == 1 else -1
+        return tokens[0] if len(tokens) == 1 or (is_cloze and tokens) else -1
 
-    def tokens_after(self, prompts: Iterable[tuple[str, str, Sequence[int], str]]) -> list[int]:
-        """The one token of each label after its text.
+    def tokens_after(
+        self, prompts: Iterable[tuple[str, str, Sequence[int], str, bool]]
+    ) -> list[int]:
+        """The one token of each label after its text, of a cloze the first.
 
         Args:
-            prompts: question id, text, token ids of the text, and label.
+            prompts: question id, text, token ids of the text, label, and whether it is a cloze.
 
         Raises:
             InvalidInputError: labels that are not exactly one token, all of them listed.
         """
         tokens, n_tokens, questions = [], {}, {}
-        for question, text, ids, label in prompts:
-            read = self.ids_after(text, label, ids)
-            tokens.append(read[0] if read else -1)
-            if len(read) != 1:
-                n_tokens[label], questions[label] = len(read), question
+        for question, text, ids, label, is_cloze in prompts:
+            tokens.append(self.token_after(text, label, ids, is_cloze=is_cloze))
+            if tokens[-1] < 0:
+                n_tokens[label] = len(self.ids_after(text, label, ids))
+                questions[label] = question
         refuse_labels(n_tokens, questions)
         return tokens
 

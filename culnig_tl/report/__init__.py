@@ -15,6 +15,7 @@ from culnig_tl.inspection import NeuronCard
 from culnig_tl.pipeline import Run
 from culnig_tl.report import figure_sections, text_sections
 from culnig_tl.report.neuron_cards import neuron_cards_section
+from culnig_tl.report.selectivity import selectivity_section
 from culnig_tl.report.summary import model_name
 
 __all__ = ["write_report"]
@@ -51,12 +52,15 @@ def write_report(
     parts = [
         text_sections.title_and_summary(run, title),
         text_sections.embedded_model_note(run),
+        text_sections.warnings_note(run),
         text_sections.results_section(run),
         figure_sections.accuracy_bars(run),
         figure_sections.dose_curves(run),
+        selectivity_section(run),
         figure_sections.neuron_heatmap(run),
         figure_sections.module_heatmap(run),
         figure_sections.layer_profile(run),
+        text_sections.completeness_section(run),
         figure_sections.score_heatmap(run),
         figure_sections.score_histograms(run),
         figure_sections.threshold_curves(run),

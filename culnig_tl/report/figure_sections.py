@@ -129,7 +129,17 @@ def score_histograms(run: Run) -> str:
 def threshold_curves(run: Run) -> str:
     """How much the culture-general set hangs on its thresholds."""
     thresholds = {**run.settings["general"], "recognition_top": run.settings["recognition_top"]}
-    sweep = threshold_sweep(*run.scores.values(), thresholds=thresholds, progress=False)
+    recipe = run.settings.get("recipe", "published")
+    scores = run.scores
+    sweep = threshold_sweep(
+        scores["cultural"],
+        scores["control"],
+        scores["recognition"],
+        scores.get("general"),
+        recipe=recipe,
+        thresholds=thresholds,
+        progress=False,
+    )
     points = "; ".join(
         f"{row.threshold} = {row.value:g}: {row.n_neurons} neurons, Jaccard {row.jaccard:.2f}"
         for row in sweep.itertuples()

@@ -103,14 +103,21 @@ def _lead(n_cards: int, n_whole: int) -> str:
 def _article(run: Run, neuron: Neuron, whole_card: str) -> str:
     name = escape(str(neuron))
     if whole_card:
-        content = whole_card + paragraph(_specific_to(run, neuron))
+        content = whole_card + paragraph(_specific_to(run, neuron)) + _breaker_note(run, neuron)
     else:
         content = f"<h3>{name}</h3>\n{_rank_table(run, neuron)}{_culture_table(run, neuron)}"
+        content += _breaker_note(run, neuron)
     return (
         f'<article class="neuron" id="{name}" data-site="{escape(neuron.site)}" '
         f'data-layer="{neuron.layer}" data-neuron="{neuron.index}" aria-label="Neuron {name}">\n'
         f"{content}</article>\n"
     )
+
+
+def _breaker_note(run: Run, neuron: Neuron) -> str:
+    """The warning on a card of a neuron that breaks the model, alone or with others."""
+    warnings = {each.warning for each in run.breakers.values() if neuron in each.neurons}
+    return "".join(paragraph(f"Warning: {each}") for each in sorted(warnings))
 
 
 def _rank_table(run: Run, neuron: Neuron) -> str:

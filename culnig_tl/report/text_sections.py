@@ -24,6 +24,7 @@ from culnig_tl.validation import grade, grade_scores
 
 _TOP_NEURONS = 20
 _SCORING = ("method", "pool", "padding", "weight")
+_INCOMPLETE = 0.05  # above it, attribution warns
 
 
 def title_and_summary(run: Run, title: str) -> str:
@@ -42,6 +43,13 @@ def embedded_model_note(run: Run) -> str:
         "evidence about where large models keep culture."
     )
     return f"<aside>\n{paragraph(note)}{paragraph(_grades(run))}</aside>\n"
+
+
+def warnings_note(run: Run) -> str:
+    """What a reader must know before the numbers; nothing where there is nothing."""
+    if not run.warnings:
+        return ""
+    return f"<aside>\n{''.join(paragraph(f'Warning: {each}') for each in run.warnings)}</aside>\n"
 
 
 def results_section(run: Run) -> str:
@@ -69,6 +77,24 @@ def results_section(run: Run) -> str:
         "larger than that of random neurons. Brackets: 95 % intervals."
     )
     return section("What it does to answers", grouped_table(header, groups, caption=caption))
+
+
+def completeness_section(run: Run) -> str:
+    """How nearly integrated gradients add up, per site and role; nothing for other methods."""
+    by_role = {role: scores.completeness_by_site for role, scores in run.scores.items()}
+    sites = dict.fromkeys(site for figures in by_role.values() for site in figures)
+    if not sites:
+        return ""
+    rows = [(site, *(_in_percent(each, site) for each in by_role.values())) for site in sites]
+    caption = (
+        "In %, summed over questions: how far the sum of all neurons' integrated gradients is from "
+        "the change of P(answer) when their site is suppressed. 0 is perfect."
+    )
+    return section(
+        "Whether scores add up",
+        _incompleteness(by_role),
+        table(("Site", *by_role), rows, caption=caption),
+    )
 
 
 def top_neurons_section(run: Run) -> str:
@@ -168,6 +194,29 @@ def _result_row(label: str, row: Mapping[Any, Any]) -> Row:
     )
 
 
+def _in_percent(figures: Mapping[str, float], site: str) -> str:
+    """The completeness of a site; a dash where these scores have none."""
+    return number(100 * figures.get(site, float("nan")), ".1f")
+
+
+def _incompleteness(by_role: Mapping[str, Mapping[str, float]]) -> str:
+    """The sites whose scores do not add up, and what helps; nothing where all do."""
+    failing = [
+        f"{site} ({role}) by {_in_percent(figures, site)} %"
+        for role, figures in by_role.items()
+        for site, figure in figures.items()
+        if figure > _INCOMPLETE
+    ]
+    if not failing:
+        return ""
+    return paragraph(
+        f"These scores do not add up to what suppression changes: they are off at "
+        f"{', '.join(failing)}, and above {100 * _INCOMPLETE:g} % they cannot be relied on. Score "
+        "the same questions by ct.attribute with more steps, with nodes='geometric' or in float32, "
+        "and see whether the same neurons come out."
+    )
+
+
 def _interval(row: Mapping[Any, Any], name: str, form: str) -> str:
     value, low, high = (number(row[f"{name}{end}"], form) for end in ("", "_low", "_high"))
     return f"{value} [{low}, {high}]"
@@ -193,8 +242,10 @@ def _code_of(settings: Mapping[str, Any]) -> str:
     """A call of ``culnig`` with these settings."""
     arguments = Settings.from_json(settings).arguments()
     method = arguments.get("method", "gradient_x_activation")
+    asked = [f"{k}={v!r}" for k, v in settings.get("prompts", {}).items() if k != "date"]
+    yours = f"your rows, ct.prepare(..., {', '.join(asked)})" if asked else "your rows"
     lines = [
-        *(f"{name}={name},  # your rows: {rows}" for name, rows in given_rows(settings).items()),
+        *(f"{name}={name},  # {yours}: {rows}" for name, rows in given_rows(settings).items()),
         *(f"{name}={value!r}," for name, value in arguments.items() if name != "method"),
     ]
     if method in METHODS and "method" in arguments:

@@ -18,7 +18,7 @@ from culnig_tl.hooked_model import HookedModel
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import PreparedQuestions, Rows, prepare
 from culnig_tl.scores import NeuronScores
-from culnig_tl.selection import culture_general, culture_specific
+from culnig_tl.selection import Recipe, culture_general, culture_specific, usual_attention_top
 
 _GENERAL = {"mlp_top": 0.01, "attention_top": 0.002, "recognition_top": 0.01}
 _SPECIFIC = {"top": 0.003, "recognition_top": 0.01, "min_z": 0.5}
@@ -31,7 +31,9 @@ def threshold_sweep(
     cultural: NeuronScores,
     control: NeuronScores | None = None,
     recognition: NeuronScores | None = None,
+    general: NeuronScores | None = None,
     *,
+    recipe: Recipe = "published",
     culture: str | None = None,
     t: Sequence[float] | None = None,
     r: Sequence[float] | None = None,
@@ -44,8 +46,8 @@ def threshold_sweep(
     """Sizes, overlaps and, if wanted, effects of the sets that other thresholds select.
 
     Args:
-        cultural, control, recognition: scores, as ``culture_general`` and ``culture_specific`` take
-            them.
+        cultural, control, recognition, general, recipe: scores and how they are compared, as
+            ``culture_general`` and ``culture_specific`` take them.
         culture: sweep the thresholds of this culture's specific neurons; None sweeps those of the
             culture-general ones, which have no z.
         t: shares to keep (of the MLP pool; the attention pool's share moves in proportion); by
@@ -81,11 +83,12 @@ def threshold_sweep(
             f"{given} was given without {lacking}; give both to measure what masking does, or "
             "neither."
         )
-    defaults = _defaults(culture, thresholds or {})
+    defaults = _defaults(culture, recipe, thresholds or {})
+    scores = (cultural, control, recognition, general)
     select = (
-        partial(culture_general, cultural, control, recognition)
+        partial(culture_general, *scores, recipe=recipe)
         if culture is None
-        else partial(culture_specific, cultural, control, recognition, culture=culture)
+        else partial(culture_specific, *scores, recipe=recipe, culture=culture)
     )
     prepared = {
         name: prepare(model, rows, token_budget=16384)
@@ -108,8 +111,10 @@ def threshold_sweep(
     return pd.DataFrame(rows)
 
 
-def _defaults(culture: str | None, given: Mapping[str, float]) -> dict[str, float]:
-    published = _GENERAL if culture is None else _SPECIFIC
+def _defaults(culture: str | None, recipe: Recipe, given: Mapping[str, float]) -> dict[str, float]:
+    published = _SPECIFIC
+    if culture is None:
+        published = {**_GENERAL, "attention_top": usual_attention_top(recipe)}
     if unknown := [name for name in given if name not in published]:
         raise InvalidInputError(
             f"There is no threshold {', '.join(unknown)} here; the known ones are "

@@ -9,7 +9,7 @@ thread each; what is done lies in ``--folder``, and a study that was stopped goe
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
@@ -33,6 +33,7 @@ KNOWN = 0.4
 """Least accuracy of the model as it is on a relation or category; chance is .25."""
 CULTURAL = ("cloze-everyday", "cloze-geography")
 GENERAL = "cloze-general"
+SPECIFIC = "specific"
 Piece = tuple[int, str, int]
 """Split, condition, draw."""
 
@@ -56,6 +57,7 @@ def main() -> None:
             )
         )
         pieces = [piece for split in range(arguments.splits) for piece in pieces_of(folder, split)]
+        pieces += specific_pieces(folder)
         futures = [pool.submit(measure, folder, piece) for piece in pieces]
         for future in tqdm(futures, desc="sets of neurons"):
             future.result()
@@ -93,6 +95,9 @@ def find(folder: Path, split: int) -> None:
         scores[role] = ct.NeuronScores.load(path)
     for name, neurons in rules(**scores).items():
         neurons.save(folder / f"split-{split}" / "neurons" / f"{name}.json")
+    for culture in scores["cultural"].cultures if split == 0 else ():
+        own = ct.culture_specific(**scores, culture=culture, recipe="selective")
+        own.save(folder / f"split-{split}" / SPECIFIC / f"{culture}.json")
 
 
 def rules(
@@ -120,24 +125,30 @@ def rules(
     for name, arguments in steps.items():
         sets[name] = ct.culture_general(cultural, **{"recipe": "selective", **arguments})
     for size in SIZES:
-        share = {"mlp_top": size}
         sets[f"selective {size:.2%}"] = ct.culture_general(
-            cultural, *controls, general, recipe="selective", **share
+            cultural, *controls, general, recipe="selective", mlp_top=size
         )
         sets[f"published {size:.2%}"] = ct.culture_general(
-            cultural, *controls, **share, attention_top=size / 5
+            cultural, *controls, mlp_top=size, attention_top=size / 5
         )
     return sets
 
 
 def pieces_of(folder: Path, split: int) -> Iterator[Piece]:
-    """Every set of neurons of a split, the longest lists last."""
+    """Every set of neurons of a split: of all rules on the first, of the two on the others."""
     names = sorted(path.stem for path in (folder / f"split-{split}" / "neurons").glob("*.json"))
-    for name in ("original", *names, "selective x2", "published x2"):
+    names = [*names, "selective x2", "published x2"] if split == 0 else ["selective", "published"]
+    for name in ("original", *names):
         yield split, name, 0
-    for name, number in ((LAYER_MATCHED, N_MATCHED), ("random", N_RANDOM)):
+    for name, number in ((LAYER_MATCHED, N_MATCHED), ("random", 0 if split else N_RANDOM)):
         for draw in range(number):
             yield split, name, draw
+
+
+def specific_pieces(folder: Path) -> list[Piece]:
+    """The culture-specific neurons of every country, on the first split."""
+    names = sorted(path.stem for path in (folder / "split-0" / SPECIFIC).glob("*.json"))
+    return [(0, f"{SPECIFIC} {name}", 0) for name in names]
 
 
 def measure(folder: Path, piece: Piece) -> None:
@@ -162,6 +173,9 @@ def neurons_of(folder: Path, split: int, name: str, draw: int) -> tuple[ct.Neuro
     if name == "original":
         return ct.NeuronSet.of({}), 1.0
     sets = folder / f"split-{split}" / "neurons"
+    if name.startswith(SPECIFIC):
+        own = folder / f"split-{split}" / SPECIFIC / f"{name.removeprefix(f'{SPECIFIC} ')}.json"
+        return ct.NeuronSet.load(own), 0.0
     if name in (LAYER_MATCHED, "random"):
         like = ct.NeuronSet.load(sets / "selective.json")
         matched = name == LAYER_MATCHED
@@ -183,14 +197,19 @@ def halves(folder: Path, name: str, split: int) -> tuple[Dataset, Dataset]:
     test them with, in the second."""
     known = pd.read_parquet(folder / "known.parquet")
     topics = set(known.loc[known["correct"] >= KNOWN, "topic"])
-    rows = ct.load_benchmark(name, split="all").filter(lambda row: row["topic"] in topics)
+    rows = only(ct.load_benchmark(name, split="all"), "topic", topics)
     found, tested = ct.split(rows, by="topic", seed=split)
     return wording(found, 1), wording(tested, 2)
 
 
 def wording(rows: Dataset, number: int) -> Dataset:
     """The rows in one of the two wordings."""
-    return rows.filter(lambda row: row["template"] == f"wording-{number}")
+    return only(rows, "template", {f"wording-{number}"})
+
+
+def only(rows: Dataset, column: str, values: Container[str]) -> Dataset:
+    """The rows that have one of some values."""
+    return rows.select([row for row, value in enumerate(rows[column]) if value in values])
 
 
 def answers_path(folder: Path, piece: Piece) -> Path:
@@ -218,13 +237,43 @@ def report(folder: Path, known: pd.DataFrame, pieces: Sequence[Piece], n_splits:
     ]
     lines += known_lines(known)
     for split in range(n_splits):
-        frames = [pd.read_parquet(answers_path(folder, p)) for p in pieces if p[0] == split]
+        names = [p for p in pieces if p[0] == split and not p[1].startswith(SPECIFIC)]
+        frames = [pd.read_parquet(answers_path(folder, piece)) for piece in names]
         everything = pd.concat(frames, ignore_index=True)
         table = ct.selectivity(everything)
         lines += ["", f"## Split {split}", "", ct.tables.to_markdown(table)]
         lines += [f"- *{name}*: {said}" for name, said in ct.evaluation.verdict(table).items()]
         lines += ["", accuracy_table(everything)]
+    lines += ["", "## Neurons of one country (split 0)", "", *specific_lines(folder)]
     return "\n".join(lines)
+
+
+def specific_lines(folder: Path) -> list[str]:
+    """How far each country's neurons take down its own answers, and those of the others."""
+    original = cultural_fall(folder, (0, "original", 0), None)
+    lines = [
+        "Relative fall of mean P(answer), everyday and geography together: on the country's own "
+        "questions, and the mean over the other countries.",
+        "",
+        "| country | neurons | own | others |",
+        "|---|---:|---:|---:|",
+    ]
+    more = 0
+    for piece in specific_pieces(folder):
+        falls = cultural_fall(folder, piece, original)
+        culture = piece[1].removeprefix(f"{SPECIFIC} ")
+        own, others = falls[culture], falls.drop(culture).mean()
+        more += own > others
+        n_neurons = len(neurons_of(folder, *piece)[0])
+        lines.append(f"| {culture} | {n_neurons} | {100 * own:.0f} % | {100 * others:.0f} % |")
+    return [*lines, "", f"Own falls further than the others' mean for {more} of {len(lines) - 4}."]
+
+
+def cultural_fall(folder: Path, piece: Piece, original: pd.Series | None) -> pd.Series:
+    """Mean P(answer) of each country; with those of the model as it is, its relative fall."""
+    frame = pd.read_parquet(answers_path(folder, piece))
+    means = frame[frame["culture"] != ""].groupby("culture")["probability"].mean()
+    return means if original is None else 1 - means / original
 
 
 def known_lines(known: pd.DataFrame) -> list[str]:

@@ -122,6 +122,7 @@ def case(vocabulary: int, dtype: torch.dtype, length: int, arguments: Any) -> li
         ]
         memory = attribution.spread(_over(ours, floor, "peak"))
         lines.append(f"| {name} | {' | '.join([ratios[0], memory, *ratios[1:]])} |")
+        print(lines[-1], file=sys.stderr, flush=True)
     return lines
 
 

@@ -1,0 +1,138 @@
+"""One fall of P(answer) against another."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from culnig_tl.evaluation import LAYER_MATCHED, condition_labels
+from culnig_tl.figures.style import (
+    LEGEND,
+    TEXT,
+    axis,
+    check_columns,
+    label,
+    line_colour,
+    panel_grid,
+    panel_position,
+)
+
+_ENDS = ("", "_cluster_low", "_cluster_high")
+_FALLS = [f"{name}{end}" for name in ("fall", "general_fall", "selectivity") for end in _ENDS]
+_NEEDED = ("benchmark", "condition", "factor", "n_neurons", *_FALLS)
+_DIAGONAL = {"color": TEXT, "width": 1, "dash": "dash"}
+_PANEL_HEIGHT = 300
+
+
+def selectivity(frame: pd.DataFrame, *, sets: pd.DataFrame | None = None) -> go.Figure:
+    """How far P(answer) falls on cultural questions against how far it falls on general ones.
+
+    Args:
+        frame: the frame of ``ct.selectivity``.
+        sets: the frame of ``evaluation.selectivity_of_sets``: its layer-matched sets are drawn as
+            small grey points, in the place of their mean.
+
+    Returns:
+        One panel per cultural benchmark, one colour per condition; crosses are 95 % intervals by
+        clusters. On the dashed diagonal both fall alike: no selectivity; above it, culture falls
+        further.
+
+    Raises:
+        InvalidInputError: missing columns or no rows.
+
+    Example:
+        >>> frame = pd.DataFrame({"benchmark": ["facts"], "condition": "mine", "factor": 0.0,
+        ...                       "n_neurons": 7, **dict.fromkeys(_FALLS, 0.5)})
+        >>> selectivity(frame).data[-1].y.tolist()
+        [50.0]
+    """
+    check_columns(frame, _NEEDED, "ct.selectivity")
+    table = frame.assign(label=condition_labels(frame))
+    points = frame.iloc[:0] if sets is None else sets[_is_matched(sets)]
+    if sets is not None:
+        table = table[~_is_matched(table)]
+    names, conditions = list(frame["benchmark"].unique()), list(table["label"].unique())
+    figure = panel_grid(names, panel_height=_PANEL_HEIGHT, x_title="fall on general questions, %")
+    falls = pd.concat([table, points])[["fall", "general_fall"]].to_numpy(float)
+    ends = [100 * min(0.0, np.nanmin(falls[:, 1])), 100 * np.nanmax(falls)]
+    for i, name in enumerate(names):
+        row, column = panel_position(i)
+        crosses = [
+            _cross(each, line_colour(conditions.index(condition)))
+            for condition, each in table[table["benchmark"] == name].groupby("label", sort=False)
+        ]
+        here = points[points["benchmark"] == name]
+        for trace in (_diagonal(ends), *([_grey_points(here)] if len(here) else []), *crosses):
+            trace.showlegend = trace.showlegend is not False and i == 0
+            figure.add_trace(trace, row=row, col=column)
+    figure.update_layout(
+        title_text="Fall of P(answer) on cultural and on general questions, with 95 % intervals",
+        legend=LEGEND | {"y": 1.08},
+        margin_t=110,
+    )
+    return figure.update_yaxes(axis("fall on cultural questions, %"))
+
+
+def _is_matched(frame: pd.DataFrame) -> pd.Series:
+    return frame["condition"].str.startswith(LAYER_MATCHED)
+
+
+def _diagonal(ends: list[float]) -> go.Scatter:
+    """Where both fall alike."""
+    return go.Scatter(
+        x=ends, y=ends, mode="lines", line=_DIAGONAL, showlegend=False, hoverinfo="skip"
+    )
+
+
+def _grey_points(sets: pd.DataFrame) -> go.Scatter:
+    """The layer-matched sets, one small point each."""
+    return go.Scatter(
+        name=LAYER_MATCHED,
+        legendgroup=LAYER_MATCHED,
+        x=100 * sets["general_fall"].to_numpy(float),
+        y=100 * sets["fall"].to_numpy(float),
+        customdata=sets["draw"].to_numpy(int),
+        mode="markers",
+        marker={"color": TEXT, "size": 5, "opacity": 0.7},
+        hovertemplate=(
+            "layer-matched set %{customdata}<br>cultural %{y:.0f} %, general %{x:.0f} %"
+            "<extra></extra>"
+        ),
+    )
+
+
+def _cross(rows: pd.DataFrame, colour: str) -> go.Scatter:
+    """One condition on one benchmark, with both intervals."""
+    name = label(rows["label"].iloc[0])
+    text = [
+        f"{100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}] points"
+        for value, low, high in rows[[f"selectivity{end}" for end in _ENDS]].to_numpy(float)
+    ]
+    return go.Scatter(
+        name=name,
+        legendgroup=name,
+        x=100 * rows["general_fall"].to_numpy(float),
+        y=100 * rows["fall"].to_numpy(float),
+        error_x=_bars(rows, "general_fall", colour),
+        error_y=_bars(rows, "fall", colour),
+        customdata=np.array([rows["n_neurons"], text], dtype=object).T,
+        mode="markers",
+        marker={"color": colour, "size": 8},
+        hovertemplate=(
+            f"{name} (%{{customdata[0]}} neurons)<br>cultural %{{y:.0f}} %, general %{{x:.0f}} %"
+            "<br>selectivity %{customdata[1]}<extra></extra>"
+        ),
+    )
+
+
+def _bars(rows: pd.DataFrame, name: str, colour: str) -> dict[str, Any]:
+    """One arm of a cross: the interval by clusters."""
+    value, low, high = (100 * rows[f"{name}{end}"].to_numpy(float) for end in _ENDS)
+    return {
+        "array": high - value,
+        "arrayminus": value - low,
+        "color": colour,
+        "thickness": 1.5,
+        "width": 0,
+    }
