@@ -263,7 +263,7 @@ def measure_sites(model: HookedModel) -> dict[str, tuple[int, int]]:
     Example:
         >>> import culnig_tl as ct
         >>> measure_sites(ct.load_model())["attn.hook_k"]
-        (4, 64)
+        (4, 128)
     """
     if getattr(model, "compatibility_mode", False):
         raise InvalidInputError(
