@@ -17,7 +17,7 @@ _CULTURES = (
     *("China", "South Korea", "Indonesia", "Iran"),
     *("Ethiopia", "Greece", "France", "Mexico"),
 )
-_N_GENERAL = 160
+_N_GENERAL = 110
 _WORDINGS: Mapping[Split, str] = {"identify": "wording-1", "test": "wording-2"}
 """What tests is another half of the relations in another wording."""
 
@@ -55,16 +55,16 @@ def _real(out: Path, *, is_needed: bool, quiet: bool) -> None:
             raise
         OUT.print(f"The real model is left out: {error}", soft_wrap=True)
         return
-    OUT.print(f"[bold]A real pretrained model[/bold]: {model.cfg.loaded_as}.", soft_wrap=True)
+    OUT.print(f"[bold]A real pretrained model[/bold]: {model.cfg.loaded_as}", soft_wrap=True)
     run = ct.culnig(
         model,
         out=out,
         **real_questions(),
         recipe="selective",
         mode="options",
-        n_random=2,
-        n_layer_matched=3,
-        n_cards=4,
+        n_random=1,
+        n_layer_matched=2,
+        n_cards=3,
         token_budget=2048,
         progress=not quiet,
     )
@@ -101,7 +101,7 @@ def real_questions() -> dict[str, Any]:
             "cloze-geography": rows["geography", "test"],
             "cloze-general": general["test"],
         },
-        "culture_test": ct.load_benchmark("cloze", split="test", cultures=_CULTURES, limit=64),
+        "culture_test": ct.load_benchmark("cloze", split="test", cultures=_CULTURES, limit=32),
     }
 
 
