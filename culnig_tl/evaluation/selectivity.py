@@ -56,6 +56,7 @@ MOST_GENERAL_FALL = 0.2
 """A set that takes more from general questions than this is not about culture alone."""
 
 _SELECTIVE = "selective"
+_RANDOM = "random"
 _CONDITION = ["condition", "factor"]
 _SET = [*_CONDITION, "draw"]
 _QUESTION = ["benchmark", "id", "culture", "topic"]
@@ -225,8 +226,8 @@ def verdict(frame: pd.DataFrame) -> dict[str, str]:
         frame: the frame of ``selectivity``.
 
     Returns:
-        A sentence by condition (as ``condition_labels`` has it); conditions of several sets, which
-        are random ones, have none.
+        A sentence by condition (as ``condition_labels`` has it); random sets, and conditions of
+        several sets, have none.
 
     Example:
         >>> frame = pd.DataFrame({"benchmark": [EVERYDAY, GEOGRAPHY], "condition": "mine",
@@ -237,7 +238,8 @@ def verdict(frame: pd.DataFrame) -> dict[str, str]:
         'This is country knowledge'
     """
     table = frame.assign(label=condition_labels(frame))
-    table = table[(table["n_sets"] == 1) & ~table["condition"].str.startswith(LAYER_MATCHED)]
+    is_random = table["condition"].str.startswith((LAYER_MATCHED, _RANDOM))
+    table = table[(table["n_sets"] == 1) & ~is_random]
     return {
         str(label): _sentence(rows.to_dict("records"))
         for label, rows in table.groupby("label", sort=False)
