@@ -38,15 +38,13 @@ def scores_of(folder: Path) -> dict[str, ct.NeuronScores]:
 
 def selected(scores: dict[str, ct.NeuronScores], step: str) -> ct.NeuronSet:
     """The MLP neurons of the selective recipe, one step off."""
-    is_off = {"control": "no control", "recognition": "no country names"}
-    controls = [None if is_off[role] == step else scores[role] for role in is_off]
-    cultural = scores["cultural"]
+    control = None if step == "no control" else scores["control"]
+    recognition = None if step == "no country names" else scores["recognition"]
+    paper = (scores["cultural"], control, recognition)
     if step == "no general":
-        return ct.culture_general(cultural, *controls, attention_top=0.0)
+        return ct.culture_general(*paper, attention_top=0.0)
     normalise = "none" if step == "no shares" else "share"
-    return ct.culture_general(
-        cultural, *controls, scores["general"], recipe="selective", normalise=normalise
-    )
+    return ct.culture_general(*paper, scores["general"], recipe="selective", normalise=normalise)
 
 
 def main() -> None:
