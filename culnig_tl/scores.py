@@ -130,9 +130,10 @@ class NeuronScores:
             )
         power = 1 if self.source.get("weight") == "probability" else 0
         if culture is not None:
-            return means[self.cultures.index(culture)][power]
+            return _positive(means[self.cultures.index(culture)][power])
         of_cultures = zip(means, self.n_prompts, strict=True)
-        return sum(mean[power] * n for mean, n in of_cultures) / sum(self.n_prompts)
+        total = sum(mean[power] * n for mean, n in of_cultures)
+        return _positive(total / sum(self.n_prompts))
 
     def total(self, site: str) -> Float[Tensor, "layer neuron"]:
         """``S(D)`` at a site, summed over cultures."""
@@ -281,6 +282,16 @@ class NeuronScores:
         return read_scores(path, model)
 
 
+def _positive(scale: float) -> float:
+    """A mean that scores can be divided by."""
+    if not scale > 0:
+        raise InvalidInputError(
+            f"The mean probability of these answers is {scale}, and a score cannot be a share of "
+            "that; take questions that the model can answer, or normalise='none'."
+        )
+    return scale
+
+
 def _are_ranked_together(site: str, other: str) -> bool:
     """Whether two sites are of one pool, and not two names of the same neurons."""
     if site == other:
@@ -310,7 +321,9 @@ class ScoreSums:
     ids: tuple[str, ...]
     dtype: torch.dtype
     gaps: Mapping[str, Float[Tensor, "path 2"]] = field(default_factory=dict)
-    moments: Float[Tensor, "culture 2"] = field(default_factory=lambda: torch.zeros(0, 2))
+    moments: Float[Tensor, "culture 2"] = field(
+        default_factory=lambda: torch.zeros(0, 2, dtype=torch.float64)
+    )
 
 
 class ScoreAccumulator:

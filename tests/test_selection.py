@@ -384,3 +384,11 @@ def test_general_scores_must_be_there_clamped_and_say_what_they_are_a_share_of()
     other = replace(general, source={**general.source, "model": "another"})
     with pytest.raises(InvalidInputError, match="model is 'm' in one"):
         culture_general(cultural, general=other)
+
+
+def test_a_score_is_no_share_of_answers_that_cannot_be_given():
+    cultural, general = with_means(random_scores(1)), clamped(3, 0.3)
+    means = [[0.0, 0.0]] * len(cultural.cultures)
+    never = replace(cultural, source={**cultural.source, "mean_probability": means})
+    with pytest.raises(InvalidInputError, match=r"mean probability of these answers is 0\.0"):
+        culture_general(never, general=general, recipe="selective")

@@ -274,7 +274,7 @@ def gguf() -> Path:
     """The file in the wheel, which `make install` puts there."""
     file = pretrained._installed_file(SMOLLM2)
     if file is None:
-        pytest.skip(f"the wheel is not installed: {SMOLLM2.command}")
+        pytest.fail(f"The wheel is not installed: {SMOLLM2.command}")
     return file
 
 

@@ -27,7 +27,7 @@ def option_log_probabilities(
         InvalidInputError: an option that changes the tokens of its prompt, or a prompt that is too
             long together with an option.
     """
-    of_rows = [prepared.option_ids(row) for row in range(len(prepared))]
+    of_rows = prepared.option_ids
     pairs = [(row, at) for row, options in enumerate(of_rows) for at in range(len(options))]
     options = [of_rows[row][at] for row, at in pairs]
     prompts = [

@@ -325,14 +325,14 @@ def _general_benchmarks(answers: pd.DataFrame, general: Sequence[str] | None) ->
         )
     is_general = _is_general(answers)
     others = list(is_general.index[is_general]) if general is None else list(general)
-    known = ", ".join(is_general.index)
-    if unknown := [name for name in others if name not in is_general]:
+    names = ", ".join(is_general.index)
+    if unnames := [name for name in others if name not in is_general]:
         raise InvalidInputError(
-            f"general names {', '.join(unknown)}, but the benchmarks are {known}."
+            f"general names {', '.join(unnames)}, but the benchmarks are {names}."
         )
     if not others:
         raise InvalidInputError(
-            f"There is no general benchmark among {known}; give one whose rows have an empty "
+            f"There is no general benchmark among {names}; give one whose rows have an empty "
             "culture, or name some in general."
         )
     return others

@@ -181,16 +181,16 @@ def _installed_file(model: Pretrained) -> Path | None:
         files = distribution(model.distribution).files or []
     except PackageNotFoundError:
         return None
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    if not found or not found[0].is_file():
+    weights = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if not weights or not weights[0].is_file():
         return None
-    if (digest := _sha256(found[0])) != model.sha256:
+    if (digest := _sha256(weights[0])) != model.sha256:
         raise MissingFileError(
-            f"{found[0]} is not the file of {model.distribution} {model.version}: its sha256 "
+            f"{weights[0]} is not the file of {model.distribution} {model.version}: its sha256 "
             f"begins with {digest[:12]}, not {model.sha256[:12]}; run pip uninstall "
             f"{model.distribution}, then {model.command}."
         )
-    return found[0]
+    return weights[0]
 
 
 def _convert_once(model: Pretrained, gguf: Path) -> None:

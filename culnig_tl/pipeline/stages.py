@@ -238,9 +238,9 @@ def write_csv(path: Path, frame: pd.DataFrame) -> None:
         frame.to_csv(part, index=False)
 
 
-def _conditions(stage: Stage, found: Mapping[str, NeuronSet]) -> list[Condition]:
+def _conditions(stage: Stage, selected: Mapping[str, NeuronSet]) -> list[Condition]:
     """The model as it is, and every kind of set at every factor."""
-    general = found["general"]
+    general = selected["general"]
     random, matched = (
         tuple(
             random_neurons(stage.model, like=general, seed=seed, layer_matched=layer_matched)
@@ -251,7 +251,7 @@ def _conditions(stage: Stage, found: Mapping[str, NeuronSet]) -> list[Condition]
             (stage.settings.n_layer_matched, True),
         )
     )
-    sets = {name: (neurons,) for name, neurons in found.items()}
+    sets = {name: (neurons,) for name, neurons in selected.items()}
     sets |= {"random": random, LAYER_MATCHED: matched}
     return [
         Condition("original"),

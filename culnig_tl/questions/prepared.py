@@ -213,22 +213,26 @@ class PreparedQuestions:
             f"this model (question {first['id']!r}: {', '.join(map(repr, first['options']))})"
         )
 
-    def option_ids(self, row: int) -> list[list[int]]:
-        """Token ids of every option of a row, as they follow its prompt.
+    @cached_property
+    def option_ids(self) -> list[list[list[int]]]:
+        """Token ids of every option of every row, as they follow its prompt.
 
         Raises:
             InvalidInputError: an option that changes the tokens of its prompt.
         """
-        text, ids = self.texts[row], self.prompts[row]
-        read = {
-            label: self._reader.ids_after(text, label, ids)
-            for label in self.adapted[row]["options"]
+        names, options = self.rows["id"][:], self.adapted["options"][:]
+        pieces = [
+            [self._reader.ids_after(text, label, ids) for label in labels]
+            for text, ids, labels in zip(self.texts, self.prompts, options, strict=True)
+        ]
+        lost = {
+            label: name
+            for name, labels, of_row in zip(names, options, pieces, strict=True)
+            for label, tokens in zip(labels, of_row, strict=True)
+            if not tokens
         }
-        name = self.rows[row]["id"]
-        refuse_labels(
-            {label: 0 for label, tokens in read.items() if not tokens}, dict.fromkeys(read, name)
-        )
-        return list(read.values())
+        refuse_labels(dict.fromkeys(lost, 0), lost)
+        return pieces
 
     @cached_property
     def _is_cloze(self) -> tuple[bool, ...]:

@@ -242,8 +242,8 @@ def _code_of(settings: Mapping[str, Any]) -> str:
     """A call of ``culnig`` with these settings."""
     arguments = Settings.from_json(settings).arguments()
     method = arguments.get("method", "gradient_x_activation")
-    asked = [f"{k}={v!r}" for k, v in settings.get("prompts", {}).items() if k != "date"]
-    yours = f"your rows, ct.prepare(..., {', '.join(asked)})" if asked else "your rows"
+    of_prompts = [f"{k}={v!r}" for k, v in settings.get("prompts", {}).items() if k != "date"]
+    yours = f"your rows, ct.prepare(..., {', '.join(of_prompts)})" if of_prompts else "your rows"
     lines = [
         *(f"{name}={name},  # {yours}: {rows}" for name, rows in given_rows(settings).items()),
         *(f"{name}={value!r}," for name, value in arguments.items() if name != "method"),
