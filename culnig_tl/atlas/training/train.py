@@ -4,7 +4,8 @@
 
 The loss of a sample is the Kullback-Leibler divergence from its target to the model's prediction of
 the next token, over the whole vocabulary. Matrices are trained with Muon, embeddings and norms with
-AdamW; one cosine schedule over a number of steps fixed beforehand; bfloat16 autocast on the CPU.
+AdamW; one cosine schedule over a number of steps fixed beforehand. It computes in bfloat16 where the
+processor has AVX-512, and in float32 on others, which only imitate it; the record says which.
 The validation rows (identification topics, held-out wordings, wrappers and option sets) are
 measured along the way and recorded; the test rows are never looked at here. The number of steps
 depends on no clock, so that the same command on the same machine gives the same weights.
@@ -46,6 +47,8 @@ from culnig_tl.atlas.training.verify import verify
 from culnig_tl.files import read_json
 
 log = logging.getLogger(__name__)
+
+_HAS_BFLOAT16 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ def training_record(settings: Settings, parameters: int, curve: list[dict], spen
         "command": f"python -m culnig_tl.atlas.training.train {arguments}",
         "settings": asdict(settings),
         "parameters": parameters,
+        "computed_in": "bfloat16" if _HAS_BFLOAT16 else "float32",
         **spent,
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
@@ -199,9 +203,19 @@ def train_step(
             for sample, loss in zip(part, losses.tolist(), strict=True):
                 sampler.feed_back(sample, loss)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for weight in model.parameters():
+        if weight.grad is not None and not _HAS_BFLOAT16:
+            weight.grad = weight.grad.as_subclass(_Wide)
     for optimizer in optimizers:
         optimizer.step()
     return total / len(samples)
+
+
+class _Wide(Tensor):
+    """A gradient that Muon, which asks for bfloat16, gets in float32."""
+
+    def bfloat16(self, *_: Any, **__: Any) -> Tensor:
+        return self.as_subclass(Tensor).clone()
 
 
 @dataclass(frozen=True)
@@ -236,7 +250,7 @@ class BatchEncoder:
 def sample_losses(model: LlamaForCausalLM, factors: MlpFactors, batch: EncodedBatch) -> Tensor:
     """KL divergence from target to prediction, one per sample (nats)."""
     factors.values = batch.factors
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_HAS_BFLOAT16):
         output = model(batch.tokens, attention_mask=batch.mask, logits_to_keep=1)
     log_prediction = output.logits[:, -1].float().log_softmax(-1)
     return torch.nn.functional.kl_div(log_prediction, batch.targets, reduction="none").sum(-1)
