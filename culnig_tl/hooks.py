@@ -4,23 +4,26 @@ For a neuron with activation ``a`` (see ``sites``) the intervention is
 
     a  ->  factor * a        factor 0 suppresses, 1 keeps, 2 enhances
 
-at every position, or at the last one. The model changes only inside the ``with`` block.
+at every position, or at the last one. The model changes only inside the ``with`` block; meanwhile
+other threads that scale, score or ask it wait (see ``hooked_model``). A plain ``model(tokens)`` in
+another thread does not wait, and sees the hooks.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError, check_choice
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.errors import InvalidInputError, check_choice, check_number
+from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.models import model_fingerprint
-from culnig_tl.neurons import Listed, NeuronSet
+from culnig_tl.neurons import Listed, Neuron, NeuronSet
 from culnig_tl.sites import hook_name, site_shape
 
 Positions = Literal["all", "last"]
@@ -39,12 +42,13 @@ def scaled_neurons(
     Args:
         model: any model with named hook points.
         neurons: a set, or neurons by value or name.
-        factor: 0 suppresses, 1 keeps, 2 enhances; any number is allowed.
+        factor: 0 suppresses, 1 keeps, 2 enhances; any finite number is allowed.
         positions: every position, or only the last one.
 
     Raises:
         UnknownNameError: a site that this model does not have.
-        InvalidInputError: a neuron outside the model, or a set chosen on a model of other shape.
+        InvalidInputError: a neuron outside the model, a set chosen on a model of other shape, or a
+            factor that is no finite number of the model's type.
 
     Warns:
         UserWarning: a set chosen on another model of the same shape.
@@ -58,13 +62,37 @@ def scaled_neurons(
     check_choice("positions", positions, get_args(Positions))
     neurons = NeuronSet.of(neurons)
     check_same_model(model, neurons)
+    check_intervention(model, [neurons], factor)
     fwd_hooks = [
         (hook_name(site, layer), partial(_scale, multiplier=multiplier, positions=positions))
         for site in neurons.sites
         for layer, multiplier in _multipliers(model, neurons, site, factor).items()
     ]
-    with model.hooks(fwd_hooks=fwd_hooks):
+    with hooked(model, fwd_hooks):
         yield model
+
+
+def check_intervention(model: HookedModel, sets: Iterable[NeuronSet], factor: float) -> None:
+    """Refuse neurons outside this model, and a factor that its activations cannot hold.
+
+    Raises:
+        UnknownNameError: a site that this model does not have.
+        InvalidInputError: such a neuron or factor.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> check_intervention(ct.load_model(), [ct.answer_key("general")], 0.5)
+    """
+    check_number("factor", factor)
+    most = torch.finfo(model.cfg.dtype).max
+    check_number("factor", factor, low=-most, high=most)
+    for site, layer, neuron in map(Neuron.of, chain.from_iterable(sets)):
+        n_layers, width = site_shape(model, site)
+        if layer >= n_layers or neuron >= width:
+            raise InvalidInputError(
+                f"Neuron {neuron} of layer {layer} at {site} is outside this model, which has "
+                f"{n_layers} layers of {width} neurons there; use neurons selected on this model."
+            )
 
 
 def check_same_model(model: HookedModel, neurons: NeuronSet) -> None:
@@ -88,7 +116,7 @@ def check_same_model(model: HookedModel, neurons: NeuronSet) -> None:
     if origin is not None and len(neurons) and origin != model_fingerprint(model, thorough=False):
         name = neurons.source.get("model_name", "another model")
         warnings.warn(
-            f"These neurons were chosen on {name} with other weights or another type of weights "
+            f"These neurons were chosen on {name} with other weights, settings or tokenizer "
             f"than {model.cfg.model_name} has here; a neuron's number means something else there.",
             UserWarning,
             stacklevel=4,
@@ -98,14 +126,9 @@ def check_same_model(model: HookedModel, neurons: NeuronSet) -> None:
 def _multipliers(
     model: HookedModel, neurons: NeuronSet, site: str, factor: float
 ) -> dict[int, Float[Tensor, "neuron"]]:
-    n_layers, width = site_shape(model, site)
+    _, width = site_shape(model, site)
     multipliers: dict[int, Tensor] = {}
     for layer, neuron in neurons[site]:
-        if layer >= n_layers or neuron >= width:
-            raise InvalidInputError(
-                f"Neuron {neuron} of layer {layer} at {site} is outside this model, which has "
-                f"{n_layers} layers of {width} neurons there; use neurons selected on this model."
-            )
         if layer not in multipliers:
             multipliers[layer] = torch.ones(width, device=model.cfg.device, dtype=model.cfg.dtype)
         multipliers[layer][neuron] = factor

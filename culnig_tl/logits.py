@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, hooked
 
 _HALF = (torch.bfloat16, torch.float16)
 _WIDE_VALUES = 2**21  # 8 MB of float32: what a core converts stays in its cache
@@ -44,7 +44,7 @@ def last_logits(
     Raises:
         InvalidInputError: logits that are not finite.
     """
-    logits = _trailing_logits(model, tokens, mask, 1)[:, -1]
+    logits = _trailing_logits(model, tokens, mask, 1).squeeze(1)  # a slice's gradient is as large
     check_finite(logits, ids)
     return logits
 
@@ -85,8 +85,9 @@ def _trailing_logits(
     """Logits at the last ``n`` positions."""
     # no earlier: transformers' GPT-2 asks for every position up to its last norm
     keep_last = [("unembed.hook_in", partial(_keep_last_positions, n=n))]
-    with _wide_unembedding(model), model.hooks(fwd_hooks=keep_last):
-        return model(tokens, attention_mask=mask.long())[:, -n:]
+    gradients = torch.is_grad_enabled()
+    with hooked(model, keep_last, gradients=gradients), _wide_unembedding(model):
+        return model(tokens, attention_mask=mask.long())
 
 
 def _keep_last_positions(residual: Tensor, hook: object, n: int) -> Tensor:

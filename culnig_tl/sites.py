@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, hooked
 
 PoolName = Literal["mlp", "attention"]
 Direction = Callable[[Any, int, int], tuple[Float[Tensor, "d_model"] | None, str]]
@@ -308,7 +308,7 @@ def _used_activations(model: HookedModel) -> dict[str, list[Tensor]]:
         if hook_name(site, layer) in model.hook_dict:
             fwd_hooks.append((hook_name(site, layer), partial(watch, site=site)))
     tokens = torch.zeros((1, 2), dtype=torch.long, device=model.cfg.device)
-    with torch.enable_grad(), model.hooks(fwd_hooks=fwd_hooks):
+    with hooked(model, fwd_hooks, gradients=True):
         logits = model(tokens, attention_mask=torch.ones_like(tokens))
         everything = [each for layers in activations.values() for each in layers]
         everything = [each for each in everything if each.requires_grad]

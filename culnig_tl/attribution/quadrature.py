@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.sites import SITES, hook_name
 
 Nodes = Literal["auto", "midpoint", "geometric"]
@@ -170,7 +170,7 @@ def _recorded(
 
     tokens = torch.arange(_N_TOKENS, device=model.cfg.device).repeat(len(_FACTORS), 1)
     watching = [(name, partial(record, name=name)) for name in names]
-    with torch.no_grad(), model.hooks(fwd_hooks=[*fwd_hooks, *watching]):
+    with hooked(model, [*fwd_hooks, *watching], gradients=False):
         model(tokens, attention_mask=torch.ones_like(tokens))
     return activations
 

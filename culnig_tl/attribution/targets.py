@@ -47,7 +47,7 @@ def read_answer(model: HookedModel, batch: Batch, target: Target = "probability"
     """``P(y|x)`` and the target of every prompt of a batch, by one forward pass."""
     logits = last_logits(model, batch.tokens, batch.mask, ids=batch.ids)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    answers = batch.answers.to(logits.device)[:, None]
+    answers = batch.answers.to(logits.device, copy=True)[:, None]  # out of inference mode
     probability = logits.softmax(-1).gather(1, answers)[:, 0]
     match target:
         case "probability":
@@ -90,7 +90,8 @@ def _check_options(batch: Batch) -> None:
 def _others(logits: Float[Tensor, "batch vocab"], batch: Batch) -> Float[Tensor, "batch"]:
     """Mean logit of the options that are not the right one."""
     assert batch.options is not None  # check_target has seen to it
-    options, answers = batch.options.to(logits.device), batch.answers.to(logits.device)
+    options = batch.options.to(logits.device, copy=True)
+    answers = batch.answers.to(logits.device)
     others = (options >= 0) & (options != answers[:, None])
     of_options = logits.gather(1, options.clamp(min=0))
     return of_options.where(others, 0.0).sum(1) / others.sum(1)

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.errors import InvalidInputError, check_number
+from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.logits import check_finite
 from culnig_tl.models import next_logits
 from culnig_tl.questions import Batch, TokenBudget, encode, padded, padding_token
@@ -48,6 +48,8 @@ def generate(
         >>> len(generate(ct.load_model(), ["What is the usual staple food?"], max_new_tokens=1))
         1
     """
+    check_number("max_new_tokens", max_new_tokens, low=1, whole=True)
+    check_number("token_budget", token_budget, low=1, whole=True)
     prompts = [encode(model.tokenizer, text, chat=chat) for text in texts]
     longest = max((len(prompt) for prompt in prompts), default=0) + max_new_tokens
     for limit, name in ((model.cfg.n_ctx, "the model's context"), (token_budget, "token_budget")):
@@ -96,7 +98,7 @@ def _replies(model: HookedModel, max_new_tokens: int, batch: Batch) -> list[list
     replies: list[list[int]] = [[] for _ in batch.ids]
     open_lines = set(range(len(batch)))
     cache: Any = None
-    with torch.no_grad():
+    with hooked(model, gradients=False):
         for _ in range(max_new_tokens):
             logits, cache = next_logits(model, tokens, mask, cache)
             check_finite(logits[:, -1], batch.ids)

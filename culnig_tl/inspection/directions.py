@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.neurons import Neuron
 from culnig_tl.sites import site_named
 
@@ -65,10 +65,11 @@ def logit_effects(
     """
     parts: Any = model
     post_norm = getattr(parts.blocks[layer], _NORM_AFTER[site_named(site).pool], None)
-    for norm in filter(None, (post_norm, parts.ln_final)):
-        direction = _through_norm(model, norm, direction)
-    origin = torch.zeros_like(direction)
-    logits = parts.unembed(torch.stack([direction, origin])[None])[0].float()
+    with hooked(model, gradients=False):
+        for norm in filter(None, (post_norm, parts.ln_final)):
+            direction = _through_norm(model, norm, direction)
+        origin = torch.zeros_like(direction)
+        logits = parts.unembed(torch.stack([direction, origin])[None])[0].float()
     return logits[0] - logits[1]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from culnig_tl.attribution import gradient_x_activation
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Neuron
 from culnig_tl.questions import Batch, Rows, prepare
@@ -107,7 +107,7 @@ def _scores_and_activations(
     recorders = [
         (hook_name(neuron.site, neuron.layer), partial(record, neuron=neuron)) for neuron in neurons
     ]
-    with model.hooks(fwd_hooks=recorders):
+    with hooked(model, recorders):
         return gradient_x_activation(model, batch, sites=sites), activations
 
 

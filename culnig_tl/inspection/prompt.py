@@ -10,11 +10,11 @@ one wrote), so their sum is no share of the answer. Position by position, an att
 slope of ``P`` by a factor of its own for that neuron and position, at 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -22,16 +22,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from culnig_tl.attribution import answer_probability, gradient_x_activation
-from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.errors import InvalidInputError, check_number
+from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.html import ColouredTokens, fragment, token_texts, with_style, write_page
 from culnig_tl.logits import last_logits
 from culnig_tl.neurons import Neuron, NeuronSet
-from culnig_tl.questions import Batch, encode, prepare, writer
+from culnig_tl.questions import Batch, TokenBudget, encode, prepare, writer
 from culnig_tl.sites import DEFAULT_SITES, hook_name
 
 _N_LIKELIEST = 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def inspect_prompt(
         >>> bool(view.neurons["drop"].max() > 0)
         True
     """
+    check_number("top", top, low=1, whole=True)
     prompt = Prompt.of(model, row, chat=chat, template=template)
     neurons = _most_attributed(model, prompt.batch, sites, top)
     by_token = dict(zip(neurons, _attributions_by_token(model, prompt.batch, neurons), strict=True))
@@ -222,8 +225,20 @@ def _of_text(model: HookedModel, text: str, chat: bool, template: str | None) ->
     return Prompt(replace(batch, answers=likeliest[:1]), tuple(answers))
 
 
+def _pass(batch: Batch, run: Callable[[Batch], T]) -> T:
+    """What one pass makes of one prompt.
+
+    Raises:
+        InvalidInputError: it does not fit into memory.
+    """
+    ((_, result),) = TokenBudget(batch.tokens.numel()).passes([batch], run)
+    return result
+
+
 def _next_token_probabilities(model: HookedModel, batch: Batch) -> Float[Tensor, "vocab"]:
-    logits = last_logits(model, batch.tokens, batch.mask, ids=batch.ids)[0]
+    logits = _pass(
+        batch, lambda prompt: last_logits(model, prompt.tokens, prompt.mask, ids=prompt.ids)[0]
+    )
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
 
 
@@ -231,7 +246,8 @@ def _most_attributed(
     model: HookedModel, batch: Batch, sites: Sequence[str], top: int
 ) -> list[Neuron]:
     """The neurons with the largest attributions of one prompt, largest first."""
-    sums = gradient_x_activation(model, batch, sites=sites, pool="sum", weight="none")
+    score = partial(gradient_x_activation, model, sites=sites, pool="sum", weight="none")
+    sums = _pass(batch, score)
     largest: list[tuple[float, Neuron]] = []
     for site, (values,) in sums.items():
         best = values.flatten().argsort(descending=True, stable=True)[:top].tolist()
@@ -245,8 +261,6 @@ def _attributions_by_token(
     model: HookedModel, batch: Batch, neurons: Sequence[Neuron]
 ) -> Float[Tensor, "listed pos"]:
     """Attribution of each neuron at each position of one prompt."""
-    factors = torch.ones(len(neurons), batch.tokens.shape[1], device=batch.tokens.device)
-    factors.requires_grad_()
 
     def multiply(activation: Tensor, hook: object, *, index: int, line: int) -> Tensor:
         multiplier = torch.ones_like(activation.flatten(2))
@@ -257,8 +271,17 @@ def _attributions_by_token(
         (hook_name(site, layer), partial(multiply, index=index, line=line))
         for line, (site, layer, index) in enumerate(neurons)
     ]
-    with torch.enable_grad(), model.hooks(fwd_hooks=fwd_hooks):
-        (slopes,) = torch.autograd.grad(answer_probability(model, batch).sum(), factors)
+    with hooked(model, fwd_hooks, gradients=True):
+        factors = torch.ones(
+            (len(neurons), batch.tokens.shape[1]),
+            dtype=torch.promote_types(model.cfg.dtype, torch.float32),
+            device=batch.tokens.device,
+            requires_grad=True,
+        )
+        (slopes,) = _pass(
+            batch,
+            lambda prompt: torch.autograd.grad(answer_probability(model, prompt).sum(), factors),
+        )
     return slopes.cpu()
 
 

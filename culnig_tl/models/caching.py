@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from culnig_tl.hooked_model import HookedModel
+from culnig_tl.models.library import TransformerBridge
 
 
 def next_logits(

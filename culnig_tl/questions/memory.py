@@ -1,20 +1,29 @@
 """Tokens per pass: where memory runs out, the budget is halved and the pass is taken in pieces."""
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, first_line
 from culnig_tl.questions.batching import Batch
 
 _LOG = logging.getLogger(__name__)
-_MESSAGES = (
-    "not enough memory",  # the CPU's allocator on Windows
-    "CUBLAS_STATUS_ALLOC_FAILED",
+_OUT_OF_MEMORY = re.compile(
+    r"out[ _]of[ _]([a-z]+[ _])?memory"  # CUDA, HIP, MPS, XPU, NPU
+    r"|out[ _]of[ _]resources"  # XPU
+    r"|(can.?t|cannot|could not|failed to) allocate|allocation failed|bad[ _]alloc"  # CPU, HPU
+    r"|not enough memory"  # CPU on Windows
+    r"|(cublas|cudnn|cusolver|cusparse|hipblas|rocblas)\w*_(alloc_failed|memory_error)"
+    r"|cublas_status_not_initialized|cudnn_status_not_supported"  # no room for a workspace
+    r"|could not create a (primitive|memory object)(?! desc)"  # oneDNN
+    r"|invalid buffer size",  # MPS
+    re.IGNORECASE,
 )
+"""What allocators and libraries say instead of raising ``torch.OutOfMemoryError``."""
 
 T = TypeVar("T")
 
@@ -78,10 +87,11 @@ class TokenBudget:
             n_positions = piece.tokens.shape[1]
             tried = min(self.tokens, piece.tokens.numel() * n_copies)
             if tried <= n_positions:
+                name = f"question {piece.ids[0]!r}: " if piece.ids[0] else ""
                 raise InvalidInputError(
-                    f"One prompt of {n_positions} tokens does not fit into memory (question "
-                    f"{piece.ids[0]!r}); load the model in bfloat16 or on a device with more "
-                    "memory, or shorten the prompt."
+                    f"One prompt of {n_positions} tokens does not fit into memory ({name}"
+                    f"{first_line(error)}); load the model in bfloat16 or on a "
+                    "device with more memory, or shorten the prompt."
                 ) from error
         self.tokens = tried // 2
         _LOG.warning(
@@ -93,8 +103,6 @@ class TokenBudget:
 
 
 def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or should_reduce_batch_size(error)
-        or any(message in str(error) for message in _MESSAGES)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(
+        _OUT_OF_MEMORY.search(str(error))
     )
