@@ -67,7 +67,7 @@ class NaiveLlama:
             normed = self._norm(residual, f"{name}.post_attention_layernorm")
             gate = change("mlp.hook_pre", layer, self._linear(normed, f"{name}.mlp.gate_proj"))
             up = change("mlp.hook_pre_linear", layer, self._linear(normed, f"{name}.mlp.up_proj"))
-            post = change("mlp.hook_post", layer, gate / (1 + torch.exp(-gate)) * up)
+            post = change("mlp.hook_post", layer, self._gated(gate, up))
             residual = residual + self._linear(post, f"{name}.mlp.down_proj")
         return self._linear(self._norm(residual, "model.norm"), "lm_head")[-1]
 
@@ -76,6 +76,7 @@ class NaiveLlama:
         queries = change("attn.hook_q", layer, self._linear(normed, f"{name}.q_proj"))
         keys = change("attn.hook_k", layer, self._linear(normed, f"{name}.k_proj"))
         values = change("attn.hook_v", layer, self._linear(normed, f"{name}.v_proj"))
+        queries, keys, values = self._shared(queries, keys, values)
         heads = []
         for head in range(self.n_heads):
             shared = head * self.n_key_value_heads // self.n_heads
@@ -84,7 +85,7 @@ class NaiveLlama:
             value = values[:, shared * self.d_head : (shared + 1) * self.d_head]
             mixed = []
             for i in range(len(normed)):
-                pattern = torch.softmax(key[: i + 1] @ query[i] / math.sqrt(self.d_head), dim=0)
+                pattern = self._pattern(key[: i + 1] @ query[i] / math.sqrt(self.d_head))
                 mixed.append(pattern @ value[: i + 1])
             heads.append(torch.stack(mixed))
         return self._linear(torch.cat(heads, dim=1), f"{name}.o_proj")
@@ -102,10 +103,65 @@ class NaiveLlama:
 
     def _norm(self, residual: Tensor, name: str) -> Tensor:
         mean_square = (residual**2).mean(-1, keepdim=True)
-        return residual / torch.sqrt(mean_square + self.epsilon) * self.weights[f"{name}.weight"]
+        scale = self._scale(torch.sqrt(mean_square + self.epsilon))
+        return residual / scale * self.weights[f"{name}.weight"]
+
+    def _scale(self, scale: Tensor) -> Tensor:
+        return scale
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return gate / (1 + torch.exp(-gate)) * up
+
+    def _pattern(self, scores: Tensor) -> Tensor:
+        return torch.softmax(scores, dim=0)
+
+    def _shared(self, *vectors: Tensor) -> tuple[Tensor, ...]:
+        return vectors
 
     def _linear(self, vectors: Tensor, name: str) -> Tensor:
         return vectors @ self.weights[f"{name}.weight"].T
+
+
+def part(value: Tensor, share: float) -> Tensor:
+    """The same value with a share of its gradient."""
+    return share * value + ((1 - share) * value).detach()
+
+
+class RelpLlama(NaiveLlama):
+    """arXiv 2508.21258: norms and sigmoids are constants, the factors of a product get half."""
+
+    def __init__(self, folder: Path, *, freeze_attention: bool = False) -> None:
+        super().__init__(folder)
+        self.freeze_attention = freeze_attention
+
+    def _scale(self, scale: Tensor) -> Tensor:
+        return scale.detach()
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return part(gate * (1 / (1 + torch.exp(-gate))).detach() * up, 0.5)
+
+    def _pattern(self, scores: Tensor) -> Tensor:
+        pattern = super()._pattern(scores)
+        return pattern.detach() if self.freeze_attention else pattern
+
+
+class GimLlama(NaiveLlama):
+    """arXiv 2505.17630: norms are constants, products are shared, softmax at temperature 2."""
+
+    def _scale(self, scale: Tensor) -> Tensor:
+        return scale.detach()
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return part(super()._gated(gate, up), 0.5)
+
+    def _pattern(self, scores: Tensor) -> Tensor:
+        soft = torch.softmax(scores / 2, dim=0).detach()
+        line = soft * (scores - (soft * scores).sum())
+        return super()._pattern(scores).detach() + line - line.detach()
+
+    def _shared(self, *vectors: Tensor) -> tuple[Tensor, ...]:
+        shares = (0.25, 0.25, 0.5)
+        return tuple(part(each, share) for each, share in zip(vectors, shares, strict=True))
 
 
 class PlainTransformers:

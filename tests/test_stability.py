@@ -49,6 +49,7 @@ def test_no_neurons_cannot_be_ablated(model, rows):
         ablation_effects(model, rows, NeuronSet.of({}))
 
 
+@pytest.mark.filterwarnings("ignore:The control scores higher")
 def test_halves_select_what_scoring_each_half_alone_selects(model, rows):
     found = split_half(
         model, rows, rows, splits=2, sites=SITES, select=generous, token_budget=64, progress=False
@@ -103,5 +104,5 @@ def test_the_same_seed_cuts_the_same_way(model, rows):
 def test_a_single_question_cannot_be_cut(model, rows):
     with pytest.raises(InvalidInputError, match=r"1 splits of \[1\] questions"):
         split_half(model, rows.select([1]), splits=1)
-    with pytest.raises(InvalidInputError, match="0 splits"):
+    with pytest.raises(InvalidInputError, match="splits is 0; give a whole number from 1 up"):
         split_half(model, rows, splits=0)

@@ -22,9 +22,15 @@ from culnig_tl.attribution.methods import (
 )
 from culnig_tl.attribution.pooling import Padding, Pool, Reduction, Scores, Weight
 from culnig_tl.attribution.quadrature import Nodes, is_geometric
+from culnig_tl.attribution.rules import RULES
 from culnig_tl.attribution.targets import Target, check_target
 from culnig_tl.attribution.workload import Workload
-from culnig_tl.errors import InvalidInputError, check_choice
+from culnig_tl.errors import (
+    InvalidInputError,
+    check_choice,
+    check_number,
+    check_some,
+)
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.questions import Batch, PreparedQuestions, Rows, TokenBudget, prepare
@@ -51,12 +57,15 @@ class Scoring:
         """Refuse what cannot be computed on this model, before anything is.
 
         Raises:
-            InvalidInputError: an unknown choice, no site, or no pool.
+            InvalidInputError: an unknown choice, no site, no pool, a ``clamp`` that is neither True
+                nor False, or steps that are no whole number from 1 up.
             UnknownNameError: a site that this model does not have.
         """
+        check_some("sites", self.sites)
         if not callable(self.method):
             check_choice("method", self.method, METHODS)
-        check_pooling(self.pool, self.padding, self.weight)
+        check_path(self.steps, self.path, self.nodes)
+        check_pooling(self.pool, self.padding, self.clamp, self.weight)
         self._check_target()
         layers_of(model, self.sites)
         if self.pool is None:
@@ -64,8 +73,8 @@ class Scoring:
                 "pool is None, which keeps every position, and questions differ in length; choose "
                 "a pool, or call gradient_x_activation or integrated_gradients on a batch."
             )
-        if self._integrates:
-            check_path(self.steps, self.path, self.nodes)
+        if rules := RULES.get(method_name(self.method)):
+            rules.check(model, method_name(self.method))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -144,6 +153,7 @@ class QuestionScores:
         ids: question id of each row.
         cultures: culture of each row.
         rows: index of each row in the data.
+        probability: ``P(y|x)`` of each row.
         gaps: of integrated gradients, the error and the change of each row on each path, by site
             (see ``attribution.completeness``); empty for other methods.
     """
@@ -152,6 +162,7 @@ class QuestionScores:
     ids: tuple[str, ...]
     cultures: tuple[str, ...]
     rows: tuple[int, ...]
+    probability: Float[Tensor, "question"]
     gaps: Mapping[str, Float[Tensor, "question path 2"]] = field(default_factory=dict)
 
 
@@ -172,6 +183,7 @@ def attribute(
     token_budget: int = 8192,
     checkpoint: str | Path | None = None,
     checkpoint_minutes: float = 10.0,
+    out: str | Path | None = None,
     progress: bool | str = True,
 ) -> NeuronScores:
     """Scores ``S_c(D)`` of every neuron at ``sites`` for every culture of ``rows``.
@@ -202,8 +214,11 @@ def attribute(
         token_budget: tokens per pass, padding counted; larger is faster and needs more memory.
             Prepared questions have their own.
         checkpoint: a file that keeps what is done: the same call goes on from there after a stop,
-            to the same bits. It is removed at the end. Each of several processes has its own.
+            to the same bits. It is written after the first batch, every few minutes and when the
+            run is stopped, and removed at the end. Each of several processes has its own.
         checkpoint_minutes: least time between two writings of it.
+        out: a file to save the scores in, by one of the processes, before the checkpoint is
+            removed.
         progress: show a progress bar; a text names it.
 
     Raises:
@@ -227,15 +242,24 @@ def attribute(
         tuple(sites), method, steps, path, pool, padding, clamp, weight, target, nodes
     )
     scoring.check(model)
+    check_number("token_budget", token_budget, low=1, whole=True)
+    check_number("checkpoint_minutes", checkpoint_minutes, low=0.0)
     work = Workload.of(model, rows, token_budget)
     check_target(target, work.batches)
     source = scoring.provenance | {"model": model_fingerprint(model), "data": work.fingerprint}
     if geometric_sites := scoring.geometric_sites(model):
         source["geometric_sites"] = geometric_sites
-    with LongRun(work, source, checkpoint, checkpoint_minutes, progress) as run:
+    with LongRun(
+        work,
+        source,
+        checkpoint=checkpoint,
+        checkpoint_minutes=checkpoint_minutes,
+        out=out,
+        progress=progress,
+    ) as run:
         for piece, scored in scoring.passes(model, run.remaining, work.budget):
             run.add(piece, scored)
-    scores = run.finish(**source, model_name=model.cfg.model_name)
+        scores = run.finish(**source, model_name=model.cfg.model_name)
     if run.is_main:
         scoring.warn(model, scores.source.get("completeness", {}))
     return scores
@@ -281,8 +305,7 @@ def attribute_questions(
         tuple(sites), method, steps, path, pool, padding, clamp, weight, target, nodes
     )
     scoring.check(model)
-    if chunk < 1:
-        raise InvalidInputError(f"chunk is {chunk}; take at least 1 row at a time.")
+    check_number("chunk", chunk, low=1, whole=True)
     prepared = prepare(model, rows, token_budget=token_budget)
     everything = range(len(prepared))
     chunks = [everything[start : start + chunk] for start in everything[::chunk]]
@@ -306,11 +329,13 @@ def _scored_chunks(
 def _question_scores(scoring: Scoring, prepared: PreparedQuestions, part: range) -> QuestionScores:
     values: dict[str, Tensor] = {}
     gaps: dict[str, Tensor] = {}
+    probability = torch.zeros(len(part))
     for piece, scored in scoring.passes(prepared.model, prepared.batches, prepared.budget):
         _put(values, scored.scores, piece.rows, len(part))
         _put(gaps, scored.gaps, piece.rows, len(part))
-    rows = prepared.rows
-    return QuestionScores(values, tuple(rows["id"]), tuple(rows["culture"]), tuple(part), gaps)
+        probability[list(piece.rows)] = scored.probability.float().cpu()
+    ids, cultures = (tuple(prepared.rows[name]) for name in ("id", "culture"))
+    return QuestionScores(values, ids, cultures, tuple(part), probability, gaps)
 
 
 def _put(

@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from culnig_tl.attribution.rules import Rules
 from culnig_tl.attribution.targets import Answer, Target, read_answer
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.questions import Batch
 from culnig_tl.sites import hook_name
 
@@ -37,6 +38,7 @@ def factor_gradients(
     factor: Float[Tensor, "batch"] | None = None,
     weight: Float[Tensor, "batch"] | None = None,
     target: Target = "probability",
+    rules: Rules | None = None,
 ) -> tuple[Answer, dict[HookPoint, Tensor]]:
     """The answer to each prompt, and ``a * dT / d(factor * a)`` of every hook point, reduced.
 
@@ -48,15 +50,19 @@ def factor_gradients(
         factor: what each prompt's activations there are multiplied by; 1 without it.
         weight: what each prompt's products are multiplied by; 1 without it.
         target: what is differentiated.
+        rules: what the backward pass does otherwise.
     """
     leaves: list[Tensor] = []
     reduced: dict[HookPoint, Tensor] = {}
+    watched: dict[HookPoint, Tensor] = {}
 
     def watch(activation: Tensor, hook: object, *, point: HookPoint) -> Tensor:
         if not activation.requires_grad:  # nothing scored lies below
             leaves.append(activation.detach().requires_grad_())
             activation = leaves[-1]
         scaled = _scaled(activation, factor)
+        if rules is not None:
+            watched[point] = activation.detach()
         scaled.register_hook(partial(multiply, activation.detach(), point))
         return scaled
 
@@ -64,15 +70,20 @@ def factor_gradients(
         exact = torch.promote_types(gradient.dtype, torch.float32)
         reduced[point] = reduce(point, (activation.to(exact) * gradient).flatten(2))
 
-    fwd_hooks = [
+    fwd_hooks: list[tuple[str, Callable[..., Any]]] = [
         (hook_name(site, layer), partial(watch, point=(site, layer)))
         for site, scored in layers.items()
         for layer in scored
     ]
-    with _frozen(model), torch.enable_grad(), model.hooks(fwd_hooks=fwd_hooks):
+    if rules is not None:
+        before, after = rules.hooks(model)
+        fwd_hooks = [*before, *fwd_hooks, *after]
+    with hooked(model, fwd_hooks, gradients=True), _frozen(model):
         answer = read_answer(model, batch, target)
         outer = torch.ones_like(answer.value) if weight is None else weight.to(answer.value)
-        torch.autograd.grad(answer.value, leaves, outer)
+        torch.autograd.grad(answer.value, leaves, outer, allow_unused=rules is not None)
+    for point in watched.keys() - reduced.keys():  # where rules let no gradient pass
+        multiply(watched[point], point, torch.zeros_like(watched[point]))
     return Answer(answer.probability.detach(), answer.value.detach()), reduced
 
 
@@ -83,7 +94,7 @@ def suppressed_answer(
     fwd_hooks = [
         (hook_name(site, layer), _suppress) for site, scored in layers.items() for layer in scored
     ]
-    with torch.no_grad(), model.hooks(fwd_hooks=fwd_hooks):
+    with hooked(model, fwd_hooks, gradients=False):
         return read_answer(model, batch, target)
 
 
@@ -116,7 +127,7 @@ def residuals(
     fwd_hooks = [
         (hook_name("hook_resid_pre", layer), keep_stream) for layer in range(model.cfg.n_layers)
     ]
-    with ExitStack() as handles, torch.no_grad(), model.hooks(fwd_hooks=fwd_hooks):
+    with hooked(model, fwd_hooks, gradients=False), ExitStack() as handles:
         for block in _blocks(model):
             handles.callback(block.register_forward_hook(keep_tail).remove)
         answer = read_answer(model, batch, target)
@@ -134,14 +145,14 @@ def starting_at(
     """
     below = list(zip(_blocks(model)[:layer], inputs.tails, strict=False))
     stream = inputs.streams[layer].repeat(n_copies, 1, 1)
-    try:
-        for block, tail in below:
-            vars(block)["forward"] = partial(_hand_on, tail=tail)
-        with model.hooks(fwd_hooks=[(hook_name("hook_resid_pre", layer), lambda *_, **__: stream)]):
+    with hooked(model, [(hook_name("hook_resid_pre", layer), lambda *_, **__: stream)]):
+        try:
+            for block, tail in below:
+                vars(block)["forward"] = partial(_hand_on, tail=tail)
             yield model
-    finally:
-        for block, _ in below:
-            vars(block).pop("forward", None)
+        finally:
+            for block, _ in below:
+                vars(block).pop("forward", None)
 
 
 def _hand_on(*inputs: Any, tail: tuple[Any, ...] | None, **options: Any) -> Any:
@@ -176,4 +187,5 @@ def _scaled(activation: Tensor, factor: Tensor | None) -> Tensor:
     """A tensor of our own: what a backend hands out need not lie on the path to the logits."""
     if factor is None:
         return activation.view_as(activation)
-    return activation * factor.to(activation).view(-1, *[1] * (activation.ndim - 1))
+    copy = factor.to(activation, copy=True)  # what inference mode made cannot be differentiated
+    return activation * copy.view(-1, *[1] * (activation.ndim - 1))

@@ -28,7 +28,7 @@ from culnig_tl.attribution.gradients import (
 from culnig_tl.attribution.pooling import Reduction, Scores, pooler, weighted
 from culnig_tl.attribution.quadrature import Nodes, Quadrature, quadrature
 from culnig_tl.attribution.targets import Answer, Target, read_answer
-from culnig_tl.errors import InvalidInputError, check_choice
+from culnig_tl.errors import check_choice, check_number
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.questions import Batch
 from culnig_tl.sites import layers_of
@@ -110,8 +110,7 @@ def check_path(steps: int, path: FactorPath, nodes: Nodes) -> None:
     """Refuse a path of no step, or an unknown one, in a sentence."""
     check_choice("path", path, get_args(FactorPath))
     check_choice("nodes", nodes, get_args(Nodes))
-    if steps < 1:
-        raise InvalidInputError(f"steps is {steps}; integrated gradients need at least 1.")
+    check_number("steps", steps, low=1, whole=True)
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

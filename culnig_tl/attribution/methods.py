@@ -10,6 +10,7 @@ clamping are the same for all.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -27,8 +28,9 @@ from culnig_tl.attribution.pooling import (
     weighted,
 )
 from culnig_tl.attribution.quadrature import Nodes
+from culnig_tl.attribution.rules import RULES, Rules
 from culnig_tl.attribution.targets import Target, answer_probability, check_target
-from culnig_tl.errors import InvalidInputError, check_choice
+from culnig_tl.errors import InvalidInputError, check_choice, check_flag, check_number
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.questions import Batch
 from culnig_tl.sites import DEFAULT_SITES, layers_of, site_shape
@@ -64,19 +66,30 @@ def gradient_x_activation(
         >>> scores["attn.hook_q"].shape
         torch.Size([2, 4, 128])
     """
-    check_pooling(pool, padding, weight)
+    check_pooling(pool, padding, clamp, weight)
     check_target(target, [batch])
     reduction = Reduction(pool, padding, clamp, weight)
     return scored_gradients(model, batch, sites, reduction, target).scores
 
 
 def scored_gradients(
-    model: HookedModel, batch: Batch, sites: Sequence[str], reduction: Reduction, target: Target
+    model: HookedModel,
+    batch: Batch,
+    sites: Sequence[str],
+    reduction: Reduction,
+    target: Target,
+    *,
+    rules: Rules | None = None,
 ) -> Scored:
-    """``gradient_x_activation`` with the probability of each answer."""
+    """``gradient_x_activation``, by rules if need be, with the probability of each answer."""
     pooled = pooler(batch.mask, reduction.pool, reduction.padding)
     answer, reduced = factor_gradients(
-        model, batch, layers_of(model, sites), lambda _, product: pooled(product), target=target
+        model,
+        batch,
+        layers_of(model, sites),
+        lambda _, product: pooled(product),
+        target=target,
+        rules=rules,
     )
     scores = weighted(reduced, answer.probability, sites, reduction.weight, reduction.clamp)
     return Scored(scores, answer.probability, {})
@@ -130,8 +143,9 @@ def integrated_gradients(
         >>> scores["mlp.hook_post"].shape
         torch.Size([2, 4, 512])
     """
-    check_pooling(pool, padding, weight)
+    check_pooling(pool, padding, clamp, weight)
     check_target(target, [batch])
+    check_number("token_budget", token_budget, low=1, whole=True)
     paths = Paths.of(model, sites, steps=steps, path=path, nodes=nodes)
     reduction = Reduction(pool, padding, clamp, weight)
     return integrate(model, batch, paths, reduction, target, token_budget).scores
@@ -164,7 +178,7 @@ def own_method_scores(
         >>> own_method_scores(model, batch, magnitude, sites=["attn.hook_q"])["attn.hook_q"].shape
         torch.Size([2, 4, 128])
     """
-    check_pooling(pool, padding, weight)
+    check_pooling(pool, padding, clamp, weight)
     return scored_by(method, model, batch, sites, Reduction(pool, padding, clamp, weight)).scores
 
 
@@ -198,6 +212,7 @@ def scored_by(
 METHODS: dict[str, Callable[..., Scored]] = {
     "gradient_x_activation": scored_gradients,
     "integrated_gradients": integrate,
+    **{name: partial(scored_gradients, rules=rules) for name, rules in RULES.items()},
 }
 """What scores a batch by the built-in methods, by name."""
 
@@ -214,8 +229,9 @@ def method_name(method: str | OwnMethod) -> str:
     return f"{method.__module__}.{getattr(method, '__qualname__', type(method).__qualname__)}"
 
 
-def check_pooling(pool: Pool | None, padding: Padding, weight: Weight) -> None:
+def check_pooling(pool: Pool | None, padding: Padding, clamp: bool, weight: Weight) -> None:
     """Refuse an unknown choice in a sentence."""
+    check_flag("clamp", clamp)
     if pool is not None:
         check_choice("pool", pool, get_args(Pool))
     check_choice("padding", padding, get_args(Padding))

@@ -1,4 +1,4 @@
-"""From one number per token to one number per question: maximum, sum, mean or last position.
+"""From one number per token to one number per question: the largest, the sum, the mean or the last.
 
 Prompts are padded on the left, so only the first positions of a batch hold padding; the rest of a
 product is never masked, which is most of the time that masking would take.
@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Pool = Literal["max", "sum", "mean", "last"]
+Pool = Literal["max", "absmax", "sum", "mean", "last"]
+"""``absmax`` is the product of largest size, with its sign."""
 Padding = Literal["ignore", "zero"]
 Weight = Literal["probability", "none"]
 Scores = dict[str, Float[Tensor, "batch layer *pos neuron"]]
@@ -45,6 +46,8 @@ def pooler(
         match pool:
             case "max":
                 return product.amax(1)
+            case "absmax":
+                return product.gather(1, product.abs().argmax(1, keepdim=True)).squeeze(1)
             case "sum":
                 return product.sum(1)
             case "mean":

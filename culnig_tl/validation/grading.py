@@ -19,6 +19,7 @@ from torch import Tensor
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
+from culnig_tl.selection import check_finite_scores
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def grade_scores(
     With ``culture`` the scores of its questions alone are ranked.
 
     Raises:
-        InvalidInputError: an empty key, or one with sites that were not scored.
+        InvalidInputError: an empty key, one with sites that were not scored, or scores that are not
+            finite.
         UnknownNameError: scores without this culture.
 
     Example:
@@ -95,6 +97,7 @@ def grade_scores(
         True
     """
     _check_key(key)
+    check_finite_scores(scores, control)
     if missing := [site for site in key.sites if site not in scores.sites]:
         raise InvalidInputError(
             f"The key lists neurons at {', '.join(missing)} and the scores are of "

@@ -12,13 +12,19 @@ from functools import partial
 import pandas as pd
 from tqdm.auto import tqdm
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_by_name, check_number, check_numbers
 from culnig_tl.evaluation import answers
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import PreparedQuestions, Rows, prepare
 from culnig_tl.scores import NeuronScores
-from culnig_tl.selection import Recipe, culture_general, culture_specific, usual_attention_top
+from culnig_tl.selection import (
+    Recipe,
+    check_shares,
+    culture_general,
+    culture_specific,
+    usual_attention_top,
+)
 
 _GENERAL = {"mlp_top": 0.01, "attention_top": 0.002, "recognition_top": 0.01}
 _SPECIFIC = {"top": 0.003, "recognition_top": 0.01, "min_z": 0.5}
@@ -67,8 +73,9 @@ def threshold_sweep(
         model also benchmark, accuracy (%) and probability (0 to 1) when the set is masked.
 
     Raises:
-        InvalidInputError: a threshold's name that is unknown, a model without benchmarks or the
-            other way round, or scores that cannot be compared.
+        InvalidInputError: a threshold's name that is unknown, a share outside 0 to 1, a z-score
+            that is no finite number, a model without benchmarks or the other way round, or scores
+            that cannot be compared or are not finite; before the model runs.
 
     Example:
         >>> import culnig_tl as ct
@@ -83,6 +90,8 @@ def threshold_sweep(
             f"{given} was given without {lacking}; give both to measure what masking does, or "
             "neither."
         )
+    if benchmarks is not None:
+        check_by_name("benchmarks", benchmarks)
     defaults = _defaults(culture, recipe, thresholds or {})
     scores = (cultural, control, recognition, general)
     select = (
@@ -90,13 +99,15 @@ def threshold_sweep(
         if culture is None
         else partial(culture_specific, *scores, recipe=recipe, culture=culture)
     )
+    usual = select(**defaults)
+    steps = list(_steps(defaults, t, r if recognition is not None else (), z))
+    for *_, changed in steps:
+        _check_thresholds(**changed)
     prepared = {
         name: prepare(model, rows, token_budget=16384)
         for name, rows in (benchmarks or {}).items()
         if model is not None
     }
-    usual = select(**defaults)
-    steps = list(_steps(defaults, t, r if recognition is not None else (), z))
     rows = []
     for threshold, value, default, changed in tqdm(steps, desc="thresholds", disable=not progress):
         neurons = select(**{**defaults, **changed})
@@ -120,7 +131,20 @@ def _defaults(culture: str | None, recipe: Recipe, given: Mapping[str, float]) -
             f"There is no threshold {', '.join(unknown)} here; the known ones are "
             f"{', '.join(published)}."
         )
-    return {**published, **given}
+    defaults = {**published, **given}
+    _check_thresholds(**defaults)
+    if not defaults.get("top", defaults.get("mlp_top")):
+        raise InvalidInputError(
+            f"The thresholds are {defaults}, and the share to keep is 0, of which there are no "
+            "multiples; give a share above 0."
+        )
+    return defaults
+
+
+def _check_thresholds(min_z: float = 0.0, **shares: float) -> None:
+    """Refuse thresholds that ``culture_general`` and ``culture_specific`` refuse."""
+    check_number("min_z", min_z)
+    check_shares(**shares)
 
 
 def _steps(
@@ -130,12 +154,15 @@ def _steps(
     z: Sequence[float] | None,
 ) -> Iterator[tuple[str, float, float, dict[str, float]]]:
     """Threshold, its value, its default, and the arguments that it changes."""
+    for name, values in (("t", t), ("r", r), ("z", z)):
+        if values is not None and len(values):
+            check_numbers(name, values)
     share = defaults["top"] if "top" in defaults else defaults["mlp_top"]
-    for value in [share * each for each in _OF_SHARE_KEPT] if t is None else t:
+    for value in [min(1.0, share * each) for each in _OF_SHARE_KEPT] if t is None else t:
         shares = [name for name in ("top", "mlp_top", "attention_top") if name in defaults]
         yield "t", value, share, {name: defaults[name] * value / share for name in shares}
     dropped_share = defaults["recognition_top"]
-    for value in [dropped_share * each for each in _OF_SHARE_DROPPED] if r is None else r:
+    for value in [min(1.0, dropped_share * each) for each in _OF_SHARE_DROPPED] if r is None else r:
         yield "r", value, dropped_share, {"recognition_top": value}
     if "min_z" in defaults:
         least = defaults["min_z"]

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from culnig_tl.attribution import OwnMethod, QuestionScores, attribute_questions
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.attribution import OwnMethod, QuestionScores, Scoring, attribute_questions
+from culnig_tl.errors import InvalidInputError, check_number, check_seed
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import PreparedQuestions, Rows, prepare
@@ -62,8 +62,8 @@ def split_half(
         neurons; -1 to 1).
 
     Raises:
-        InvalidInputError: fewer than two questions in a data set, no splits, or rows that cannot
-            be used.
+        InvalidInputError: fewer than two questions in a data set, numbers that are no whole numbers
+            from 1 (a seed: from 0) up, an unknown method, or rows that cannot be used.
 
     Example:
         >>> import culnig_tl as ct
@@ -72,6 +72,9 @@ def split_half(
         >>> (halves["jaccard"] > halves["by_chance"]).all()
         np.True_
     """
+    check_number("splits", splits, low=1, whole=True)
+    check_seed(seed)
+    Scoring(sites=tuple(sites), method=method).check(model)
     data = {
         name: prepare(model, rows, token_budget=token_budget)
         for name, rows in zip(_ROLES, (cultural, control, recognition), strict=True)
@@ -79,10 +82,10 @@ def split_half(
     }
     ids = [prepared.rows["id"][:] for prepared in data.values()]
     n_questions = [len(set(each)) for each in ids]
-    if splits < 1 or min(n_questions) < 2:
+    if min(n_questions) < 2:
         raise InvalidInputError(
-            f"There are {splits} splits of {n_questions} questions; give at least one split, and "
-            "two questions per data set."
+            f"There are {splits} splits of {n_questions} questions; give at least two questions in "
+            "each data set."
         )
     cuts = [_first_half(ids, np.random.default_rng([seed, split])) for split in range(splits)]
     halves = {
@@ -129,7 +132,7 @@ def _halves(
 
 def _add(sums: ScoreAccumulator, chunk: QuestionScores, lines: list[int]) -> None:
     sums.update(
-        {site: values[lines] for site, values in chunk.values.items()},  # noqa: PD011 (no DataFrame)
+        {site: values[lines] for site, values in chunk.values.items()},
         cultures=[chunk.cultures[i] for i in lines],
         ids=[chunk.ids[i] for i in lines],
     )
