@@ -22,14 +22,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.files import read_json, replacing, write_json
+from culnig_tl.errors import InvalidInputError, check_number
+from culnig_tl.files import opened, read_json, replacing, write_json
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Neuron, NeuronSet
@@ -42,7 +42,7 @@ _FUSED = {
     "self_attn.qkv_proj": ("attn.hook_q", "attn.hook_k", "attn.hook_v"),
 }
 _MODULES = {site: module for module, site in _SITES.items()} | {"mlp.hook_post": "mlp.up_proj"}
-_KEY = re.compile(r"(.+)_(\d+)_(\d+)")
+_KEY = re.compile(r"(.+)_(\d+)_(\d+)", re.ASCII)
 _INDENT = " " * 4
 
 
@@ -62,9 +62,14 @@ def read_neurons(path: str | Path, model: HookedModel) -> NeuronSet:
     places = _Places(model)
     scores: dict[Neuron, float] = {}
     for entry in listed:
-        module, layer, neuron, score = _listed(entry, path)
-        scores[places.of(module, layer, neuron)] = score
-    source = {key: content[key] for key in ("model_name", "dataset_ids") if key in content}
+        module, layer, index, score = _listed(entry, path)
+        neuron = places.of(module, layer, index)
+        if neuron in scores:
+            raise InvalidInputError(
+                f"{path} lists {module}_{layer}_{index} twice; every neuron has one score."
+            )
+        scores[neuron] = score
+    source = _source(content, path)
     return NeuronSet.of(
         list(scores),
         scores=scores,
@@ -110,22 +115,9 @@ def read_scores(path: str | Path, model: HookedModel) -> NeuronScores:
         MissingFileError: there is no such file.
         InvalidInputError: the file holds no scores, or not those of every neuron of a module.
     """
-    if not Path(path).is_file():
-        raise MissingFileError(f"There is no file {path}; check the path.")
-    try:
-        content = json.loads(
-            Path(path).read_text(encoding="utf-8"), object_pairs_hook=_numbers_or_dict
-        )
-        by_key, ids = dict(content["neuron_scores"]), content["dataset_ids"]
-        cultures = next(iter(by_key.values()))[0]
-        n_questions = sum(len(set(each)) for each in ids.values())
-        if n_questions == 0:
-            raise ValueError("no question ids")
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration, IndexError) as error:
-        raise InvalidInputError(
-            f"{path} holds no scores with 'neuron_scores' and 'dataset_ids'; give a file that the "
-            "authors' calc_neuron_score.py wrote."
-        ) from error
+    by_key, ids = _sums_and_ids(path)
+    cultures = next(iter(by_key.values())).cultures
+    n_questions = sum(len(set(each)) for each in ids.values())
     sums = _filled(by_key, cultures, _Places(model), path)
     return NeuronScores(
         values={site: torch.from_numpy(s / n_questions).float() for site, s in sums.items()},
@@ -188,7 +180,7 @@ class _Places:
         index = neuron
         for site in _FUSED.get(module, (_SITES[module],) if module in _SITES else ()):
             n_layers, width = self.shape(site)
-            if layer < n_layers and index < width:
+            if 0 <= layer < n_layers and 0 <= index < width:
                 return Neuron(site, layer, index)
             index -= width
         raise InvalidInputError(
@@ -202,15 +194,16 @@ def _listed(entry: Any, path: str | Path) -> tuple[str, int, int, float]:
     try:
         if isinstance(entry, str):
             return *_parsed(entry), 0.0
-        return (
-            str(entry["module_name"]),
-            int(entry["layer_idx"]),
-            int(entry["neuron_idx"]),
-            float(entry.get("attribute_score", 0.0)),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        module, score = entry["module_name"], entry.get("attribute_score", 0.0)
+        if not isinstance(module, str):
+            raise TypeError(module)
+        check_number("attribute_score", score)
+        check_number("layer_idx", entry["layer_idx"], low=0, whole=True)
+        check_number("neuron_idx", entry["neuron_idx"], low=0, whole=True)
+        return module, entry["layer_idx"], entry["neuron_idx"], float(score)
+    except (KeyError, TypeError, InvalidInputError) as error:
         raise InvalidInputError(
-            f"{path} lists {entry!r}, which is no neuron; it needs module_name, layer_idx and "
+            f"{path} lists {entry!r:.100}, which is no neuron; it needs module_name, layer_idx and "
             "neuron_idx, or a key such as mlp.gate_proj_12_345."
         ) from error
 
@@ -224,16 +217,73 @@ def _parsed(key: str) -> tuple[str, int, int]:
     return match[1], int(match[2]), int(match[3])
 
 
-def _numbers_or_dict(pairs: list[tuple[str, Any]]) -> Any:
-    """An object of numbers becomes its names and one array, which takes a tenth of the memory."""
-    if pairs and all(isinstance(value, float | int) for _, value in pairs):
+class _Sums(NamedTuple):
+    """The sums of one neuron; as an array they take a tenth of the memory."""
+
+    cultures: tuple[str, ...]
+    values: np.ndarray
+
+
+def _sums_or_dict(pairs: list[tuple[str, Any]]) -> Any:
+    """A JSON object; one of numbers becomes sums."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name that stands twice")
+    if pairs and all(type(value) in (float, int) for _, value in pairs):
         names, values = zip(*pairs, strict=True)
-        return names, np.array(values, dtype=float)
+        return _Sums(names, np.array(values, dtype=float))
     return dict(pairs)
 
 
+def _sums_and_ids(path: str | Path) -> tuple[dict[str, _Sums], dict[str, list[str]]]:
+    """Sums by the neuron's key, and question ids by data set."""
+    with opened(path) as file:
+        written = file.read()
+    try:
+        content = json.loads(written, object_pairs_hook=_sums_or_dict)
+        sums, ids = content["neuron_scores"], content["dataset_ids"]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise _no_scores(path) from error
+    is_sums = isinstance(sums, dict) and all(isinstance(each, _Sums) for each in sums.values())
+    if not is_sums or not sums or not _are_ids(ids) or not any(ids.values()):
+        raise _no_scores(path)
+    return sums, ids
+
+
+def _no_scores(path: str | Path) -> InvalidInputError:
+    return InvalidInputError(
+        f"{path} holds no scores with 'neuron_scores' and 'dataset_ids'; give a file that the "
+        "authors' calc_neuron_score.py wrote."
+    )
+
+
+def _are_ids(ids: Any) -> bool:
+    """Whether something is question ids by data set."""
+    return isinstance(ids, dict) and all(
+        isinstance(each, list) and all(isinstance(one, str) for one in each)
+        for each in ids.values()
+    )
+
+
+def _source(content: Any, path: str | Path) -> dict[str, Any]:
+    """What a file of neurons says of where they come from."""
+    if not isinstance(content, dict):
+        return {}
+    source = {key: content[key] for key in ("model_name", "dataset_ids") if key in content}
+    if not isinstance(source.get("model_name", ""), str) or not _are_ids(
+        source.get("dataset_ids", {})
+    ):
+        raise InvalidInputError(
+            f"{path} has a model_name that is no text, or dataset_ids that are no lists of "
+            "question ids by data set; give a file of neurons from the authors' code."
+        )
+    return source
+
+
 def _filled(
-    sums_by_key: Mapping[str, Any], cultures: tuple[str, ...], places: _Places, path: str | Path
+    sums_by_key: Mapping[str, _Sums],
+    cultures: tuple[str, ...],
+    places: _Places,
+    path: str | Path,
 ) -> dict[str, Float[np.ndarray, "culture layer neuron"]]:
     """Sums by site, out of sums by key."""
     sums: dict[str, np.ndarray] = {}
@@ -246,6 +296,13 @@ def _filled(
         site, layer, neuron = places.of(*_parsed(key))
         if site not in sums:
             sums[site] = np.full((len(cultures), *places.shape(site)), np.nan)
+        is_first = np.isnan(sums[site][0, layer, neuron])
+        if not is_first or not np.isfinite(values).all():
+            fault = "a sum that is no finite number" if is_first else "sums twice"
+            raise InvalidInputError(
+                f"{path} has {fault} for {key}; give a file that the authors' "
+                "calc_neuron_score.py wrote."
+            )
         sums[site][:, layer, neuron] = values
     for site, values in sums.items():
         if missing := int(np.isnan(values[0]).sum()):

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from culnig_tl.errors import InvalidInputError
-from culnig_tl.files import read_json, write_json
+from culnig_tl.errors import InvalidInputError, check_number
+from culnig_tl.files import Format, read_record, write_record
 from culnig_tl.sites import SITES
 
 if TYPE_CHECKING:
     from culnig_tl.hooked_model import HookedModel
 
-_FORMAT = "culnig_tl.NeuronSet"
-_VERSION = 1
+_FORMAT = Format(
+    "culnig_tl.NeuronSet", 2, noun="set of neurons", writer="NeuronSet.save", is_editable=True
+)
 _TABLE_LINES = 20
 
 
@@ -78,12 +79,12 @@ class Neuron(NamedTuple):
         try:
             site, layer, index = neuron
             if isinstance(site, str):
-                return cls(site, whole_number(layer), whole_number(index))
+                return cls(site, _counted(layer), _counted(index))
         except (TypeError, ValueError):
             pass
         raise InvalidInputError(
             f"{neuron!r} is no neuron; give a Neuron, a name such as 'L3.mlp.hook_post.17', or "
-            "site, layer and whole number."
+            "site, layer and whole number; count from 0."
         )
 
 
@@ -274,17 +275,17 @@ class NeuronSet:
         return frame.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
     def save(self, path: str | Path) -> None:
-        """Write the set as JSON, whole or not at all."""
-        write_json(
+        """Write the set as JSON with a checksum, whole or not at all."""
+        scores = {
+            site: [None if math.isnan(score) else score for score in scores]
+            for site, scores in self.scores.items()
+        }
+        write_record(
             path,
+            _FORMAT,
             {
-                "format": _FORMAT,
-                "version": _VERSION,
                 "neurons": self.neurons,
-                "scores": {
-                    site: [None if math.isnan(score) else score for score in scores]
-                    for site, scores in self.scores.items()
-                },
+                "scores": scores,
                 "shapes": self.shapes,
                 "source": self.source,
             },
@@ -292,31 +293,33 @@ class NeuronSet:
 
     @classmethod
     def load(cls, path: str | Path) -> "NeuronSet":
-        """Read a set that ``save`` wrote.
+        """Read a set that ``save`` wrote, or that was written by hand.
+
+        By hand, ``format``, ``version`` and ``neurons`` (lists of layer and index by site) are
+        enough; a checksum that is there must be right.
 
         Raises:
             MissingFileError: there is no such file.
-            InvalidInputError: the file holds something else.
+            InvalidInputError: the file holds something else, or a set of a newer version.
+            DamagedFileError: the file was changed after it was written.
         """
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise InvalidInputError(
-                f"{path} is no set of neurons; give a file that NeuronSet.save wrote."
+        path = Path(path)
+        content = {"scores": {}, "shapes": {}, "source": {}} | read_record(path, _FORMAT)[0]
+        _FORMAT.check_fields(path, content, neurons=dict, scores=dict, shapes=dict, source=dict)
+        try:
+            neurons = {site: _pairs(places) for site, places in content["neurons"].items()}
+            return cls.of(
+                neurons,
+                scores={
+                    (site, *place): _score(score)
+                    for site, scores in content["scores"].items()
+                    for place, score in zip(neurons[site], scores, strict=True)
+                },
+                shapes={site: _pairs([shape])[0] for site, shape in content["shapes"].items()},
+                source=content["source"],
             )
-        neurons = {
-            site: [(place[0], place[1]) for place in places]
-            for site, places in content["neurons"].items()
-        }
-        return cls.of(
-            neurons,
-            scores={
-                (site, *place): math.nan if score is None else score
-                for site, scores in content["scores"].items()
-                for place, score in zip(neurons[site], scores, strict=True)
-            },
-            shapes={site: (shape[0], shape[1]) for site, shape in content["shapes"].items()},
-            source=content["source"],
-        )
+        except (KeyError, TypeError, ValueError) as error:
+            raise _FORMAT.unusable(path, error) from error
 
     def to_culnig_json(
         self,
@@ -398,6 +401,31 @@ class NeuronSet:
                 if key in other.source and other.source[key] == value
             },
         )
+
+
+def _counted(value: Any) -> int:
+    """A whole number from 0 up; no truth value."""
+    if isinstance(value, bool) or whole_number(value) < 0:
+        raise ValueError(value)
+    return whole_number(value)
+
+
+def _pairs(listed: Any) -> list[tuple[int, int]]:
+    """Pairs of whole numbers, each once, as JSON has them."""
+    if not isinstance(listed, list) or not all(isinstance(pair, list) for pair in listed):
+        raise InvalidInputError(f"{listed!r:.60} is no list of pairs of whole numbers")
+    pairs = [(_counted(first), _counted(second)) for first, second in listed]
+    if len(set(pairs)) < len(pairs):
+        raise InvalidInputError(f"{listed!r:.60} lists one twice")
+    return pairs
+
+
+def _score(written: Any) -> float:
+    """A score as JSON has it: null is none."""
+    if written is None:
+        return math.nan
+    check_number("a score", written)
+    return float(written)
 
 
 def _each(neurons: Any) -> Iterator[Neuron]:

@@ -10,7 +10,6 @@ scores (float32, or float64 for a float64 model). Memory: cultures x layers x ne
 per site.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -20,20 +19,29 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError, MissingFileError, UnknownNameError
-from culnig_tl.files import replacing
+from culnig_tl.errors import (
+    InvalidInputError,
+    UnknownNameError,
+    check_by_name,
+    check_number,
+    check_some,
+)
+from culnig_tl.files import Format, read_tensors, write_tensors
 from culnig_tl.neurons import Neuron
 from culnig_tl.sites import SITES, site_named
 
 if TYPE_CHECKING:
     from culnig_tl.hooked_model import HookedModel
 
-_FORMAT = "culnig_tl.NeuronScores"
-_VERSION = 1
+_FORMAT = Format(
+    "culnig_tl.NeuronScores",
+    2,
+    noun="file of neuron scores",
+    writer="NeuronScores.save",
+    checked_from=2,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,6 +54,9 @@ class NeuronScores:
         n_questions: ``N(D)``, the number of distinct question ids.
         n_prompts: number of prompts of each culture.
         source: how the scores came about: method, pool, fingerprints of model and data, versions.
+
+    Raises:
+        InvalidInputError: scores that are not finite, or numbers that do not fit together.
     """
 
     values: Mapping[str, Float[Tensor, "culture layer neuron"]]
@@ -53,6 +64,22 @@ class NeuronScores:
     n_questions: int
     n_prompts: tuple[int, ...]
     source: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_by_name("values", self.values)
+        check_some("cultures", self.cultures)
+        check_number("n_questions", self.n_questions, low=0, whole=True)
+        for number in self.n_prompts:
+            check_number("n_prompts", number, low=0, whole=True)
+        n_texts = len({each for each in self.cultures if isinstance(each, str)})
+        if not n_texts == len(self.cultures) == len(self.n_prompts):
+            raise InvalidInputError(
+                f"There are {len(self.cultures)} cultures, {n_texts} different texts among them, "
+                f"and {len(self.n_prompts)} numbers of prompts; give each culture's name once, and "
+                "one number for each."
+            )
+        for site, values in self.values.items():
+            _check_values(site, values, len(self.cultures))
 
     def __repr__(self) -> str:
         model = self.source.get("model_name")
@@ -200,18 +227,14 @@ class NeuronScores:
         return sum(int((totals > value).sum()) for totals in pool) + 1, sum(map(len, pool))
 
     def save(self, path: str | Path) -> None:
-        """Write as safetensors with a JSON header, whole or not at all."""
+        """Write as safetensors with a JSON header and a checksum, whole or not at all."""
         header = {
-            "format": _FORMAT,
-            "version": _VERSION,
             "cultures": self.cultures,
             "n_questions": self.n_questions,
             "n_prompts": self.n_prompts,
             "source": dict(self.source),
         }
-        tensors = {site: value.contiguous().cpu() for site, value in self.values.items()}
-        with replacing(path) as part:
-            save_file(tensors, part, metadata={"culnig_tl": json.dumps(header)})
+        write_tensors(path, _FORMAT, self.values, header)
 
     @classmethod
     def load(cls, path: str | Path) -> "NeuronScores":
@@ -219,28 +242,27 @@ class NeuronScores:
 
         Raises:
             MissingFileError: there is no such file.
-            InvalidInputError: the file holds something else.
+            InvalidInputError: the file holds something else, or scores of a newer version.
+            DamagedFileError: the file was changed after it was written.
         """
-        if not Path(path).is_file():
-            raise MissingFileError(f"There is no file {path}; check the path.")
+        path = Path(path)
+        tensors, header = read_tensors(path, _FORMAT)
+        _FORMAT.check_fields(
+            path, header, cultures=list, n_questions=int, n_prompts=list, source=dict
+        )
+        sites = header["source"].get("sites", sorted(tensors))
         try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["culnig_tl"])
-                names = file.keys()  # safe_open is no dict: it cannot be iterated
-                values = {site: file.get_tensor(site) for site in names}
+            if sorted(sites) != sorted(tensors):
+                raise InvalidInputError(f"its sites are {sites}, and it has {sorted(tensors)}")
             return cls(
-                values={
-                    site: values[site] for site in header["source"].get("sites", sorted(values))
-                },
+                values={site: tensors[site] for site in sites},
                 cultures=tuple(header["cultures"]),
                 n_questions=header["n_questions"],
                 n_prompts=tuple(header["n_prompts"]),
                 source=header["source"],
             )
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise InvalidInputError(
-                f"{path} holds no neuron scores; give a file that NeuronScores.save wrote."
-            ) from error
+        except (TypeError, InvalidInputError) as error:
+            raise _FORMAT.unusable(path, error) from error
 
     def to_culnig_json(
         self, path: str | Path, *, dataset: str = "blend", ids: Iterable[str] | None = None
@@ -299,6 +321,19 @@ def _are_ranked_together(site: str, other: str) -> bool:
     first, second = site_named(site), site_named(other)
     neurons = first.same_neurons_as or first.name, second.same_neurons_as or second.name
     return first.pool == second.pool and neurons[0] != neurons[1]
+
+
+def _check_values(site: str, values: Tensor, n_cultures: int) -> None:
+    if values.ndim != 3 or len(values) != n_cultures or not values.is_floating_point():
+        raise InvalidInputError(
+            f"values of {site} are of shape {tuple(values.shape)} and type {values.dtype}; give "
+            f"decimal numbers by culture ({n_cultures}), layer and neuron."
+        )
+    if n_broken := int((~values.isfinite()).sum()):
+        raise InvalidInputError(
+            f"{n_broken} of {values.numel()} scores at {site} are not finite numbers and cannot be "
+            "ranked; score the questions again, in float32 where it was float16."
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""A checkpoint that cannot be used is one sentence, whatever is wrong with it; none runs code."""
+"""A checkpoint that cannot be used is one sentence, whatever is wrong with it; none runs code.
+
+Checkpoints of models, and those of a scoring run, which can be made again.
+"""
 
 import json
 import logging
@@ -17,7 +20,9 @@ from transformers import AutoModelForCausalLM
 
 import culnig_tl as ct
 from culnig_tl import models
+from culnig_tl.attribution.long_run import LongRun
 from culnig_tl.errors import CulnigError, InvalidInputError, MissingFileError
+from culnig_tl.files import Format, read_tensors, write_tensors
 from culnig_tl.models import checkpoint, model_fingerprint
 
 TOKENS = torch.tensor([[1, 50, 60, 70, 80, 90]])
@@ -357,3 +362,115 @@ def write_gguf(folder: Path, out: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+# ---------------------------------------------------------------- checkpoints of a scoring run
+
+
+class StoppedError(Exception):
+    """What ends a run halfway."""
+
+
+@pytest.fixture
+def halfway(folders, rows, tmp_path, monkeypatch):
+    """Model and file of a run that was stopped after some of its questions."""
+    model, path = load_model(folders[2]), tmp_path / "run.checkpoint"
+    with monkeypatch.context() as patched:
+        add, n_added = LongRun.add, []
+
+        def stop_at_the_third(run, piece, scored):
+            n_added.append(len(piece))
+            if len(n_added) == 3:
+                raise StoppedError
+            add(run, piece, scored)
+
+        patched.setattr(LongRun, "add", stop_at_the_third)
+        with pytest.raises(StoppedError):
+            ct.attribute(model, rows, checkpoint=path, token_budget=16, progress=False)
+    return model, path
+
+
+def scored(model, rows, path, **options):
+    return ct.attribute(
+        model, rows, checkpoint=path, token_budget=16, progress=False, **options
+    ).values
+
+
+def equal(one, other) -> bool:
+    return all(torch.equal(one[site], other[site]) for site in other)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_anew(halfway, rows):
+    model, path = halfway
+    expected = ct.attribute(model, rows, token_budget=16, progress=False).values
+    whole = path.read_bytes()
+    for damaged in (
+        whole[:-5] + bytes([whole[-5] ^ 16]) + whole[-4:],
+        whole.replace(b"n_done", b"n_dune"),
+        whole[: len(whole) // 2],
+        b"",
+    ):
+        path.write_bytes(damaged)
+        with pytest.warns(UserWarning, match=r"is damaged and is kept as run\.checkpoint\.damaged"):
+            assert equal(scored(model, rows, path), expected)
+        aside = path.with_name("run.checkpoint.damaged")
+        assert (aside.read_bytes(), path.exists()) == (damaged, False)
+    path.write_bytes(whole)
+    assert equal(scored(model, rows, path), expected)
+
+
+def test_a_checkpoint_of_another_model_or_of_other_settings_is_refused(halfway, folders, rows):
+    model, path = halfway
+    whole = path.read_bytes()
+    for other, options, named in (
+        (load_model(folders[4]), {}, "model"),
+        (model, {"clamp": True}, "clamp"),
+        (model, {"sites": ["mlp.hook_post"]}, "sites"),
+    ):
+        with pytest.raises(InvalidInputError, match=rf"with other settings \({named}\); give"):
+            scored(other, rows, path, **options)
+    model.cfg.eps = 1e-3
+    with pytest.raises(InvalidInputError, match=r"other settings \(model\)"):
+        scored(model, rows, path)
+    assert path.read_bytes() == whole
+
+
+def test_a_file_that_is_no_checkpoint_stays_as_it_is(halfway, rows, tmp_path):
+    model, path = halfway
+    scores = tmp_path / "scores.safetensors"
+    ct.attribute(model, rows, progress=False).save(scores)
+    for content in (b"my notes", b'{"format": "mine"}', scores.read_bytes(), bytes([7]) * 999):
+        path.write_bytes(content)
+        with pytest.raises(InvalidInputError, match=r"is no checkpoint; give another path, or del"):
+            scored(model, rows, path)
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"sites": ...}, "whose sites is missing"),
+        ({"n_done": "4"}, "whose n_done is '4'"),
+        ({"n_done": -4}, "n_done is -4"),
+        ({"token_budget": 0}, "token_budget is 0"),
+        ({"dtype": "nn"}, "do not fit together"),
+        ({"cultures": [1, 2, 3]}, "do not fit together"),
+        ({"cultures": ["B"]}, "do not fit together"),
+        ({"n_prompts": [1, 1, -1]}, "n_prompts is -1"),
+        ({"ids": [["q1"]]}, "cannot be used"),
+        ({"sites": []}, "do not fit together"),
+        ({"sites": ["mlp.hook_x"]}, "cannot be used"),
+        ({"settings": None}, "whose settings is None"),
+        ({"more": 1}, "with a field 'more'"),
+    ],
+)
+def test_a_checkpoint_whose_parts_do_not_fit_is_refused(halfway, rows, change, sentence):
+    model, path = halfway
+    form = Format("culnig_tl.checkpoint", 1, noun="checkpoint", writer="attribute")
+    tensors, header = read_tensors(path, form)
+    tensors = {name: values.clone() for name, values in tensors.items()}
+    header = {name: value for name, value in (header | change).items() if value is not ...}
+    write_tensors(path, form, tensors, header)
+    with pytest.raises(InvalidInputError, match=sentence) as refusal:
+        scored(model, rows, path)
+    assert ("more" in change) != ("give another path, or delete it" in str(refusal.value))

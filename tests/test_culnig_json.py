@@ -181,6 +181,14 @@ def test_scores_of_fused_layers_are_taken_apart(model, tmp_path):
     assert found.values["attn.hook_v"][0, 2, 15] == 263 / 2
 
 
+ENTRY = {"module_name": "mlp.gate_proj", "layer_idx": 0, "neuron_idx": 5, "attribute_score": 0.5}
+
+
+def scores_file(sums, ids=None):
+    """What a file of the authors' scores holds, of one neuron."""
+    return {"neuron_scores": {"mlp.up_proj_0_0": sums}, "dataset_ids": ids or {"b": ["q"]}}
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -193,8 +201,26 @@ def test_scores_of_fused_layers_are_taken_apart(model, tmp_path):
         (["mlp.gate_proj_0_64"], "no neuron of this model"),
         (["self_attn.qkv_proj_0_64"], "no neuron of this model"),
         (["mlp.down_proj_0_0"], "no neuron of this model"),
+        ([ENTRY | {"layer_idx": -1}], "is no neuron"),
+        ([ENTRY | {"neuron_idx": "5"}], "is no neuron"),
+        ([ENTRY | {"neuron_idx": 5.7}], "is no neuron"),
+        ([ENTRY | {"layer_idx": True}], "is no neuron"),
+        ([ENTRY | {"layer_idx": None}], "is no neuron"),
+        ([ENTRY | {"module_name": ["mlp.gate_proj"]}], "is no neuron"),
+        ([ENTRY | {"attribute_score": float("nan")}], "is no neuron"),
+        ([ENTRY | {"attribute_score": float("inf")}], "is no neuron"),
+        ([ENTRY | {"attribute_score": "0.5"}], "is no neuron"),
+        ([ENTRY | {"attribute_score": 10**400}], "is no neuron"),
+        (["mlp.gate_proj_0_٣"], "is no neuron"),
+        (["mlp.gate_proj_0_5", ENTRY], "lists mlp.gate_proj_0_5 twice"),
+        (["mlp.gate_up_proj_0_5", ENTRY], "lists mlp.gate_proj_0_5 twice"),
+        ({"top_neurons": [ENTRY], "model_name": 5}, "a model_name that is no text"),
+        ({"top_neurons": [ENTRY], "dataset_ids": {"blend": "q1"}}, "dataset_ids that are no"),
+        ({"top_neurons": [ENTRY], "dataset_ids": ["q1"]}, "dataset_ids that are no"),
+        ({"top_neurons": {"0": ENTRY}}, "no list 'top_neurons'"),
     ],
 )
+@pytest.mark.usefixtures("as_for_a_user")
 def test_a_list_that_cannot_be_used_is_a_sentence(model, tmp_path, content, said):
     (tmp_path / "list.json").write_text(json.dumps(content))
     with pytest.raises(InvalidInputError, match=said):
@@ -224,12 +250,50 @@ def test_a_list_that_cannot_be_used_is_a_sentence(model, tmp_path, content, said
             },
             "the same ones",
         ),
+        (scores_file({"A": float("nan")}), "sum that is no finite number for mlp.up_proj_0_0"),
+        (scores_file({"A": float("-inf")}), "sum that is no finite number for mlp.up_proj_0_0"),
+        (scores_file({"A": True}), "holds no scores"),
+        (scores_file({"A": "1.0"}), "holds no scores"),
+        (scores_file({"A": 10**400}), "holds no scores"),
+        (scores_file({}), "holds no scores"),
+        (scores_file(1.0), "holds no scores"),
+        (scores_file({"A": 1.0}, ids={"b": "q1"}), "holds no scores"),
+        (scores_file({"A": 1.0}, ids={"b": [1]}), "holds no scores"),
+        (scores_file({"A": 1.0}, ids={"b": []}), "holds no scores"),
+        (scores_file({"A": 1.0}, ids=["q1"]), "holds no scores"),
+        ({"neuron_scores": {"k1": 1.0, "k2": 2.0}, "dataset_ids": {"b": ["q"]}}, "holds no scores"),
+        (
+            {
+                "neuron_scores": {"mlp.up_proj_0_0": {"A": 1.0}, "mlp.gate_up_proj_0_64": {"A": 2}},
+                "dataset_ids": {"b": ["q"]},
+            },
+            "sums twice for mlp.gate_up_proj_0_64",
+        ),
     ],
 )
 def test_scores_that_cannot_be_used_are_a_sentence(model, tmp_path, content, said):
     (tmp_path / "scores.json").write_text(json.dumps(content))
     with pytest.raises(InvalidInputError, match=said):
         NeuronScores.from_culnig_json(tmp_path / "scores.json", model)
+
+
+def test_a_country_or_a_neuron_that_stands_twice_is_refused(model, tmp_path):
+    """JSON would let the second win."""
+    for neuron in ('{"A": 1.0, "A": 2.0}', '{"A": 1.0}, "mlp.up_proj_0_0": {"A": 2.0}'):
+        text = (
+            f'{{"neuron_scores": {{"mlp.up_proj_0_0": {neuron}}}, "dataset_ids": {{"b": ["q"]}}}}'
+        )
+        (tmp_path / "scores.json").write_text(text)
+        with pytest.raises(InvalidInputError, match="holds no scores"):
+            NeuronScores.from_culnig_json(tmp_path / "scores.json", model)
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"\xff\xfe\x00", b"{", b"nul"])
+def test_what_is_no_json_is_a_sentence(model, tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    for read in (NeuronSet.from_culnig_json, NeuronScores.from_culnig_json):
+        with pytest.raises(InvalidInputError, match=r"is not JSON|holds no scores"):
+            read(tmp_path / "x.json", model)
 
 
 def test_missing_files_unknown_sites_and_wrong_ids_are_sentences(model, tmp_path):

@@ -24,6 +24,7 @@ from culnig_tl.errors import (
     UnknownNameError,
     UnwritableError,
 )
+from culnig_tl.files import DamagedFileError, Format, read_record, write_record
 from culnig_tl.html import ColouredTokens, as_html, colour, number, token_texts
 from culnig_tl.inspection import (
     NeuronCard,
@@ -543,14 +544,63 @@ def test_another_file_is_no_card(tmp_path):
         NeuronCard.load(tmp_path / "card.json")
 
 
-@pytest.mark.parametrize("fault", [{"ranks": None}, {"strongest": [{}]}, {"questions": {"a": 1}}])
-def test_a_card_of_another_version_is_refused_in_a_sentence(card, tmp_path, fault):
-    path = card.save(tmp_path / "card.json")
-    content = json.loads(path.read_text(encoding="utf-8")) | fault
-    content = {name: value for name, value in content.items() if value is not None}
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(InvalidInputError, match=r"card of another version, or incomplete .* anew"):
-        NeuronCard.load(path)
+def forged(card, path, change):
+    """A card's file with a field changed, or an entry within one, and a checksum that is right."""
+    card.save(path)
+    content, _ = read_record(path, FORM)
+    for field, value in change.items():
+        first, _, inner = field.partition(".")
+        if inner:
+            content[first] = {**content[first], inner: value}
+        else:
+            content[first] = value
+    content = {name: value for name, value in content.items() if value is not ...}
+    write_record(path, FORM, content)
+    return path
+
+
+FORM = Format("culnig_tl.NeuronCard", 1, noun="neuron's card", writer="NeuronCard.save")
+
+
+@pytest.mark.usefixtures("as_for_a_user")
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"ranks": ...}, "whose ranks is missing"),
+        ({"ranks": None}, "whose ranks is None"),
+        ({"ranks": []}, r"whose ranks is \[\]"),
+        ({"ranks": {}}, "cannot be used"),
+        ({"ranks.data": []}, "ranks has 0 rows"),
+        ({"ranks.columns": ["scores"]}, "ranks has 1 rows of"),
+        ({"ranks.data": [["these", 0.5, "1", 2, 0.5]]}, "ranks, rank has '1', which is no number"),
+        ({"ranks.data": [["these", 0.5]]}, "cannot be used"),
+        ({"questions": {"a": 1}}, "cannot be used"),
+        ({"cultures.data": 5}, "cannot be used"),
+        ({"promoted.data": [[5, 0.5]]}, "promoted, token has 5, which is no text"),
+        ({"strongest": [{}]}, "cannot be used"),
+        ({"strongest": [None]}, "cannot be used"),
+        ({"weakest": "x"}, "whose weakest is 'x'"),
+        ({"id": 5}, "whose id is 5"),
+        ({"id": "a neuron"}, "'a neuron' is no neuron"),
+        ({"limit": "9"}, "whose limit is '9'"),
+        ({"limit": True}, "whose limit is True"),
+        ({"direction": None}, "whose direction is None"),
+        ({"more": 1}, "with a field 'more'"),
+    ],
+)
+def test_a_card_of_any_other_shape_is_refused_in_a_sentence(card, tmp_path, change, sentence):
+    with pytest.raises(InvalidInputError, match=sentence):
+        NeuronCard.load(forged(card, tmp_path / "card.json", change))
+
+
+def test_a_card_that_was_changed_is_refused(card, tmp_path):
+    path = card.save(tmp_path / "card.json", identity={"rows": "r"})
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["identity"] == {"rows": "r"}
+    for change in ({"limit": content["limit"] + 1}, {"identity": {"rows": "s"}}):
+        path.write_text(json.dumps(content | change), encoding="utf-8")
+        with pytest.raises(DamagedFileError, match=r"changed after NeuronCard\.save wrote it"):
+            NeuronCard.load(path)
 
 
 # --- numbers ----------------------------------------------------------------------------------

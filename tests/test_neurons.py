@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, MissingFileError
+from culnig_tl.files import DamagedFileError
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.selection import culture_general
@@ -266,3 +267,87 @@ def test_a_missing_file_and_a_wrong_one_are_sentences(tmp_path):
         (tmp_path / "wrong.json").write_text(json.dumps(content))
         with pytest.raises(InvalidInputError, match="is no set of neurons"):
             NeuronSet.load(tmp_path / "wrong.json")
+
+
+WRITTEN = {
+    "format": "culnig_tl.NeuronSet",
+    "version": 1,
+    "neurons": {"mlp.hook_post": [[0, 1], [2, 7]]},
+    "scores": {"mlp.hook_post": [0.5, None]},
+    "shapes": {"mlp.hook_post": [3, 8]},
+    "source": {"kind": "mine"},
+}
+
+
+def loaded_from(tmp_path, **changes):
+    content = {name: value for name, value in (WRITTEN | changes).items() if value is not ...}
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    return NeuronSet.load(tmp_path / "set.json")
+
+
+def test_sets_written_by_hand_and_by_the_first_version_are_read(tmp_path):
+    whole = loaded_from(tmp_path)
+    assert [str(neuron) for neuron in whole] == ["L0.mlp.hook_post.1", "L2.mlp.hook_post.7"]
+    assert whole.to_frame()["score"].tolist()[0] == 0.5
+    assert loaded_from(tmp_path, version=2) == whole
+    least = loaded_from(tmp_path, scores=..., shapes=..., source=...)
+    assert list(least) == list(whole)
+    backwards = {"mlp.hook_post": [[2, 7], [0, 1]]}, {"mlp.hook_post": [None, 0.5]}
+    assert loaded_from(tmp_path, neurons=backwards[0], scores=backwards[1]) == whole
+
+
+def test_a_set_that_was_changed_says_what_to_do_about_its_checksum(tmp_path):
+    path = tmp_path / "set.json"
+    NeuronSet.of({"mlp.hook_post": [(0, 1)]}, source={"kind": "mine"}).save(path)
+    path.write_text(path.read_text().replace("   1\n", "   2\n"))
+    with pytest.raises(
+        DamagedFileError, match=r"changed after NeuronSet\.save .* delete its line \"checksum\" if"
+    ):
+        NeuronSet.load(path)
+    lines = [line for line in path.read_text().splitlines() if '"checksum"' not in line]
+    path.write_text("\n".join(lines).replace("},\n}", "}\n}"))
+    assert [str(neuron) for neuron in NeuronSet.load(path)] == ["L0.mlp.hook_post.2"]
+
+
+@pytest.mark.usefixtures("as_for_a_user")
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"version": 3}, "of version 3, and .* up to 2; install a newer one"),
+        ({"version": "1"}, "of version '1'"),
+        ({"version": ...}, "of version None"),
+        ({"neurons": ...}, "whose neurons is missing"),
+        ({"neurons": None}, "whose neurons is None"),
+        ({"neurons": [[0, 1]]}, "whose neurons is"),
+        ({"neurons": {"mlp.hook_post": None}}, "None is no list of pairs"),
+        ({"neurons": {"mlp.hook_post": ""}}, "'' is no list of pairs"),
+        ({"neurons": {"mlp.hook_post": {}}}, "{} is no list of pairs"),
+        ({"neurons": {"mlp.hook_post": [5]}}, r"\[5\] is no list of pairs"),
+        ({"neurons": {"mlp.hook_post": ["01"]}}, "is no list of pairs"),
+        ({"neurons": {"mlp.hook_post": [[0]]}}, "cannot be used"),
+        ({"neurons": {"mlp.hook_post": [[0, 1, 2]]}}, "cannot be used"),
+        ({"neurons": {"mlp.hook_post": [["0", "1"]]}}, "cannot be used"),
+        ({"neurons": {"mlp.hook_post": [[0, 1.5]]}}, "cannot be used"),
+        ({"neurons": {"mlp.hook_post": [[0, True]]}}, "cannot be used"),
+        ({"neurons": {"mlp.hook_post": [[0, -1]]}}, "cannot be used"),
+        ({"neurons": {"mlp.hook_post": [[0, 1], [0, 1]]}}, "lists one twice"),
+        ({"neurons": {"mlp.hook_post": [[0, 1], [3, 1]]}}, "3 layers of 8"),
+        ({"scores": None}, "whose scores is None"),
+        ({"scores": {"mlp.hook_post": [0.5]}}, "cannot be used"),
+        ({"scores": {"mlp.hook_post": ["0.5", None]}}, "a score is '0.5'"),
+        ({"scores": {"mlp.hook_post": [float("nan"), None]}}, "a score is nan"),
+        ({"scores": {"mlp.hook_post": [10**400, None]}}, "a score is 1000"),
+        ({"scores": {"mlp.hook_post": [True, None]}}, "a score is True"),
+        ({"scores": {"attn.hook_q": [0.5]}}, "cannot be used"),
+        ({"shapes": []}, "whose shapes is"),
+        ({"shapes": {"mlp.hook_post": 5}}, "is no list of pairs"),
+        ({"shapes": {"mlp.hook_post": [3]}}, "cannot be used"),
+        ({"shapes": {"mlp.hook_post": ["3", "8"]}}, "cannot be used"),
+        ({"source": "mine"}, "whose source is 'mine'"),
+        ({"chcksum": "0"}, "with a field 'chcksum'"),
+    ],
+)
+def test_a_set_of_any_other_shape_is_a_sentence(tmp_path, changes, sentence):
+    with pytest.raises(InvalidInputError, match=sentence) as refusal:
+        loaded_from(tmp_path, **changes)
+    assert "set.json is a set of neurons" in str(refusal.value)

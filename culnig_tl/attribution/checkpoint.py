@@ -1,27 +1,35 @@
 """What a long run has summed so far, on disk: a run that was killed goes on from there.
 
 A checkpoint is a safetensors file of the sums in full precision, with a header that says how many
-prompts they hold and with which settings. It is written whole or not at all, and a run that goes on
-from it ends bit by bit like one that was not stopped.
+prompts they hold and with which settings, and a checksum. It is written whole or not at all, and a
+run that goes on from it ends bit by bit like one that was not stopped. One that was damaged can be
+made again: it is set aside, and the run starts from the beginning.
 """
 
 import json
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError
-from culnig_tl.files import replacing
+from culnig_tl.errors import InvalidInputError, check_number
+from culnig_tl.files import DamagedFileError, Format, read_tensors, set_aside, write_tensors
 from culnig_tl.scores import ScoreSums
 
-_FORMAT = "culnig_tl.checkpoint"
+_FORMAT = Format(
+    "culnig_tl.checkpoint",
+    1,
+    noun="checkpoint",
+    writer="attribute(..., checkpoint=path)",
+    remedy="give another path, or delete it to start from the beginning",
+)
 _GAPS = "gaps of "
 _MOMENTS = "moments of probability"
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Checkpoint:
@@ -40,35 +48,45 @@ class Checkpoint:
         self._written = time.monotonic()
 
     def read(self) -> tuple[ScoreSums, int, int] | None:
-        """Sums, number of prompts in them and token budget; None where there is no file yet.
+        """Sums, number of prompts in them and token budget; None where there is no file yet, or
+        none that is as it was written.
 
         Raises:
             InvalidInputError: the file is of other settings (named), or no checkpoint.
+
+        Warns:
+            UserWarning: a damaged file; it is set aside.
         """
         if not self._path.exists():
             return None
         try:
-            with safe_open(self._path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})[_FORMAT])
-                sums = {site: file.get_tensor(site) for site in header["sites"]}
-                gaps = {site: file.get_tensor(_GAPS + site) for site in header["gaps"]}
-                moments = file.get_tensor(_MOMENTS)
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
-            raise InvalidInputError(
-                f"{self._path} is no checkpoint that can be read; give another path, or delete it "
-                "to start from the beginning."
-            ) from error
-        self._check(header["settings"])
-        held = ScoreSums(
-            sums=sums,
-            cultures=tuple(header["cultures"]),
-            n_prompts=tuple(header["n_prompts"]),
-            ids=tuple(header["ids"]),
-            dtype=getattr(torch, header["dtype"]),
-            gaps=gaps,
-            moments=moments,
+            tensors, header = read_tensors(self._path, _FORMAT)
+        except DamagedFileError:
+            warnings.warn(
+                f"{self._path} is damaged and is kept as {set_aside(self._path).name}; scoring "
+                "starts from the beginning.",
+                UserWarning,
+                stacklevel=5,
+            )
+            return None
+        _FORMAT.check_fields(
+            self._path,
+            header,
+            settings=dict,
+            sites=list,
+            gaps=list,
+            cultures=list,
+            n_prompts=list,
+            ids=list,
+            dtype=str,
+            n_done=int,
+            token_budget=int,
         )
-        return held, header["n_done"], header["token_budget"]
+        self._check(header["settings"])
+        try:
+            return _sums(tensors, header), header["n_done"], header["token_budget"]
+        except (KeyError, TypeError, InvalidInputError) as error:
+            raise _FORMAT.unusable(self._path, error) from error
 
     def is_due(self) -> bool:
         """Whether enough time has passed since the last writing."""
@@ -91,11 +109,10 @@ class Checkpoint:
             "n_done": n_done,
             "token_budget": token_budget,
         }
-        tensors = {site: values.contiguous().cpu() for site, values in held.sums.items()}
+        tensors = dict(held.sums)
         tensors |= {_GAPS + site: values for site, values in held.gaps.items()}
         tensors[_MOMENTS] = held.moments
-        with replacing(self._path) as part:
-            save_file(tensors, part, metadata={_FORMAT: json.dumps(header)})
+        write_tensors(self._path, _FORMAT, tensors, header)
         self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -112,3 +129,28 @@ class Checkpoint:
                 f"({', '.join(different)}); give another path, or delete it to start from the "
                 "beginning."
             )
+
+
+def _sums(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> ScoreSums:
+    """What the tensors and the header of a checkpoint hold."""
+    sums = {site: tensors[site] for site in header["sites"]}
+    gaps = {site: tensors[_GAPS + site] for site in header["gaps"]}
+    n_cultures, moments = len(header["cultures"]), tensors[_MOMENTS]
+    for name in ("n_done", "token_budget"):
+        check_number(name, header[name], low=1, whole=True)
+    for number in header["n_prompts"]:
+        check_number("n_prompts", number, low=0, whole=True)
+    texts = {each for each in (*header["cultures"], *header["ids"]) if isinstance(each, str)}
+    axes = {len(header["n_prompts"]), len(moments), *map(len, sums.values())}
+    is_whole = texts == {*header["cultures"], *header["ids"]} and header["dtype"] in _DTYPES
+    if axes != {n_cultures} or not is_whole or len(tensors) != len(sums) + len(gaps) + 1:
+        raise InvalidInputError("its parts do not fit together")
+    return ScoreSums(
+        sums=sums,
+        cultures=tuple(header["cultures"]),
+        n_prompts=tuple(header["n_prompts"]),
+        ids=tuple(header["ids"]),
+        dtype=_DTYPES[header["dtype"]],
+        gaps=gaps,
+        moments=moments,
+    )

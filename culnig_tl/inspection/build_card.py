@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from culnig_tl.attribution import gradient_x_activation
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.evaluation import answers
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import check_same_model
@@ -125,6 +125,7 @@ def inspect_neurons(
         >>> list(inspect_neurons(ct.load_model(), rows, ["L3.mlp.hook_post.17"]))
         ['L3.mlp.hook_post.17']
     """
+    check_number("top", top, low=1, whole=True)
     if isinstance(neurons, NeuronSet):
         check_same_model(model, neurons)
     listed = list(dict.fromkeys(map(Neuron.of, neurons)))
@@ -213,13 +214,15 @@ def _neuron_at(
     neuron: Neuron | str | tuple[str, int, int] | int, site: str | None, layer: int | None
 ) -> Neuron:
     """The neuron that the arguments of ``inspect_neuron`` mean."""
+    if layer is not None:
+        check_number("layer", layer, low=0, whole=True)
     if isinstance(neuron, int | np.integer):
         if layer is None:
             raise InvalidInputError(
                 f"Every layer has a neuron {neuron}; give layer= (and site=) too, or a name such "
                 f"as 'L0.{_DEFAULT_SITE}.{neuron}'."
             )
-        return Neuron.of((site or _DEFAULT_SITE, layer, int(neuron)))
+        return Neuron.of((site or _DEFAULT_SITE, layer, neuron))
     named = Neuron.of(neuron)
     if site not in (None, named.site) or layer not in (None, named.layer):
         raise InvalidInputError(

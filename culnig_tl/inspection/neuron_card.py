@@ -1,6 +1,5 @@
 """The card of a neuron: what it holds, how it shows itself, and how a file holds it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -8,11 +7,20 @@ from typing import Any
 
 import pandas as pd
 
-from culnig_tl.errors import InvalidInputError
-from culnig_tl.files import read_json, replacing
+from culnig_tl.files import Format, read_record, write_record
 from culnig_tl.html import ColouredTokens, fragment, named, number, with_style, write_page
+from culnig_tl.inspection.card_tables import COLUMNS, check_cells, table_from_json
+from culnig_tl.neurons import Neuron
 
-_FORMAT = "culnig_tl neuron card 1"
+_FORMAT = Format("culnig_tl.NeuronCard", 1, noun="neuron's card", writer="NeuronCard.save")
+_OTHERS: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "model": str,
+    "limit": (int, float),
+    "strongest": list,
+    "weakest": list,
+    "direction": str,
+}
 
 
 @dataclass(frozen=True)
@@ -114,16 +122,18 @@ class NeuronCard:
         """
         return write_page(path, title=f"{self.id} of {self.model}", body=self.fragment())
 
-    def save(self, path: str | Path) -> Path:
-        """Write the card as JSON, whole or not at all, for ``load`` to read again.
+    def save(self, path: str | Path, *, identity: Mapping[str, Any] | None = None) -> Path:
+        """Write the card as JSON with a checksum, whole or not at all, for ``load`` to read again.
+
+        Args:
+            path: the file.
+            identity: what it was made of, for whoever has to know whether it still holds.
 
         Raises:
             UnwritableError: the folder cannot be made or written.
         """
         content = {each.name: _to_json(getattr(self, each.name)) for each in fields(self)}
-        with replacing(path) as part:
-            text = json.dumps({"format": _FORMAT, **content}, ensure_ascii=False)
-            part.write_text(text, encoding="utf-8")
+        write_record(path, _FORMAT, content, identity=identity)
         return Path(path)
 
     @classmethod
@@ -132,20 +142,17 @@ class NeuronCard:
 
         Raises:
             MissingFileError: there is no such file.
-            InvalidInputError: the file holds something else.
+            InvalidInputError: the file holds something else, or a card of a newer version.
+            DamagedFileError: the file was changed after it was written.
         """
-        content = read_json(path)
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise InvalidInputError(
-                f"{path} is no neuron's card; give a file that NeuronCard.save wrote."
-            )
+        path = Path(path)
+        content, _ = read_record(path, _FORMAT)
+        _FORMAT.check_fields(path, content, **_OTHERS, **dict.fromkeys(COLUMNS, dict))
         try:
-            return cls(**{each.name: _from_json(content[each.name]) for each in fields(cls)})
+            Neuron.parse(content["id"])
+            return cls(**{name: _from_json(name, value) for name, value in content.items()})
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidInputError(
-                f"{path} is a neuron's card of another version, or incomplete ({error!r}); delete "
-                "it and make it anew."
-            ) from error
+            raise _FORMAT.unusable(path, error) from error
 
 
 def _to_json(value: Any) -> Any:
@@ -155,14 +162,19 @@ def _to_json(value: Any) -> Any:
     return [asdict(example) for example in value] if isinstance(value, tuple) else value
 
 
-def _from_json(value: Any) -> Any:
+def _from_json(name: str, value: Any) -> Any:
     """The field that ``_to_json`` wrote."""
-    if isinstance(value, dict):
-        return pd.DataFrame(**value)
+    if name in COLUMNS:
+        return table_from_json(name, value)
     return tuple(map(_example_from_json, value)) if isinstance(value, list) else value
 
 
 def _example_from_json(stored: Mapping[str, Any]) -> Example:
-    tokens = stored["tokens"]
+    tokens, question = stored["tokens"], stored["question"]
+    check_cells("tokens", "text", tokens["tokens"])
+    check_cells("tokens", "number", [*tokens["values"], stored["estimate"]])
+    check_cells("tokens", "text", [tokens["unit"]])
+    for name, kind in COLUMNS["questions"].items():
+        check_cells(name, kind, [question[name]])
     coloured = ColouredTokens(tuple(tokens["tokens"]), tuple(tokens["values"]), tokens["unit"])
-    return Example(coloured, stored["question"], stored["estimate"])
+    return Example(coloured, question, stored["estimate"])
