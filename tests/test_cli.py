@@ -1,5 +1,6 @@
 """The command line: what a user types, what they read, what is left on disk."""
 
+import errno
 import json
 import os
 import signal
@@ -13,11 +14,14 @@ import pandas as pd
 import pytest
 import torch
 from families import save
+from test_pipeline import FEW_ROWS
 from typer.testing import CliRunner
 
 import culnig_tl as ct
+from culnig_tl.attribution.methods import METHODS
 from culnig_tl.cli import app
 
+pytestmark = FEW_ROWS
 COMMANDS = ("demo", "run", "paper", "score", "select", "evaluate")
 GENERAL_TASKS = ("country names", "common sense", "ordering", "entailment")
 
@@ -290,6 +294,119 @@ def test_an_unwritable_place_is_named(rows_file: Path, tmp_path: Path) -> None:
     assert code == 2
     assert "cannot be written" in shown
     assert in_the_way.read_text(encoding="utf-8") == "not a folder"
+
+
+def test_what_cannot_be_written_is_found_out_before_the_model_is_loaded(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ct, "load_model", None)
+    scores, folder, in_the_way = (tmp_path / name for name in ("s.safetensors", "f", "file"))
+    folder.mkdir()
+    scores.write_text("a night's work", encoding="utf-8")
+    in_the_way.write_text("no folder", encoding="utf-8")
+    said = {
+        folder: f"{folder} is a folder; give the name of a file in it.",
+        in_the_way / "s": f"{in_the_way / 's.lock'} cannot be written",
+    }
+    for command in ("score", "evaluate"):
+        for out, sentence in said.items():
+            code, shown = invoke(command, "atlas", rows_file, "--out", out, "--quiet")
+            assert code == 2
+            assert sentence in shown
+    code, shown = invoke("score", "atlas", rows_file, "--out", scores, "--quiet")
+    assert (code, scores.read_text(encoding="utf-8")) == (2, "a night's work")
+    assert "is there already; give another name, or --force to write over it" in shown
+    assert list(folder.iterdir()) == []
+
+
+def test_force_writes_over_a_file(rows_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.safetensors"
+    out.write_text("no scores", encoding="utf-8")
+    assert invoke("score", "atlas", rows_file, "--out", out, "--quiet", "--force")[0] == 0
+    assert sum(ct.NeuronScores.load(out).n_prompts) == 8
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_while_scoring_is_kept_and_only_then_said(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    """The signal comes in the second of three batches; ten minutes have not passed."""
+    out, before = tmp_path / "s.safetensors", signal.getsignal(signal.SIGTERM)
+    checkpoint = tmp_path / "s.safetensors.checkpoint"
+    shell = ("score", "atlas", rows_file, "--out", out, "--quiet", "--token-budget", 100)
+    score, calls = METHODS["gradient_x_activation"], []
+
+    def signalled(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(number)
+        return score(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "gradient_x_activation", signalled)
+        stopped, shown = invoke(*shell)
+    assert stopped == code
+    assert shown == (
+        f"Stopped; what is finished is kept in {checkpoint}, the same command goes on from there."
+    )
+    assert checkpoint.is_file()
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert invoke(*shell)[0] == 0
+    assert not checkpoint.exists()
+    whole = tmp_path / "whole.safetensors"
+    assert invoke("score", "atlas", rows_file, "--out", whole, "--quiet", *shell[-2:])[0] == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_that_python_swallows_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    """Python prints what is raised as an object is deleted, and goes on."""
+
+    class Deleted:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def load(*arguments: object, **options: object) -> None:
+        Deleted()
+        for _ in range(1000):
+            time.sleep(0.01)
+
+    monkeypatch.setattr(ct, "load_model", load)
+    hook = sys.unraisablehook
+    assert invoke("evaluate", "atlas", "atlas:test") == (code, "Stopped.")
+    assert sys.unraisablehook == hook
+
+
+def test_a_stop_before_anything_is_done_promises_nothing(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ct, "load_model", stopped)
+    for command, out in (("score", "s.safetensors"), ("demo", "run")):
+        rows = ("atlas", rows_file) if command == "score" else ("--only", "embedded")
+        code, shown = invoke(command, *rows, "--out", tmp_path / out)
+        assert code == 130
+        assert shown == "Stopped before anything was finished; nothing is kept."
+        assert not (tmp_path / out).exists()
+
+
+def test_a_disk_that_is_full_elsewhere_is_one_sentence(
+    rows_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "cache.arrow")
+
+    monkeypatch.setattr(ct, "load_model", full)
+    code, shown = invoke("evaluate", "atlas", rows_file)
+    assert code == 2
+    assert shown == (
+        "Error: There is no room left on a disk ([Errno 28] No space left on device: "
+        "'cache.arrow'); free some and start again."
+    )
 
 
 def _demo(out: Path) -> subprocess.Popen[str]:

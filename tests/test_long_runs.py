@@ -21,10 +21,10 @@ from culnig_tl.attribution import (
 )
 from culnig_tl.attribution.methods import METHODS, scored_gradients
 from culnig_tl.cli import app
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, UnwritableError
 from culnig_tl.models import load_model
 from culnig_tl.questions import Batch, batches
-from culnig_tl.scores import NeuronScores
+from culnig_tl.scores import NeuronScores, ScoreAccumulator
 
 FEW_STEPS = pytest.mark.filterwarnings("ignore:Integrated gradients do not add up")
 EXACT = 1e-12
@@ -94,7 +94,8 @@ def test_a_killed_run_ends_bit_by_bit_like_one_that_was_not(folders, model, rows
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert [file.name for file in tmp_path.iterdir()] == ["scores.checkpoint"]
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left == {"scores.checkpoint", "scores.checkpoint.lock"}
     scored = []
 
     def seen(model, batch, *choices):
@@ -114,6 +115,109 @@ def test_a_killed_run_ends_bit_by_bit_like_one_that_was_not(folders, model, rows
         whole.source,
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def stopping_at(number, stop):
+    """A method that is gradient x activation, and raises at one of its batches."""
+    calls = []
+
+    def score(model, batch, *choices):
+        calls.append(1)
+        if len(calls) == number:
+            raise stop
+        return scored_gradients(model, batch, *choices)
+
+    return score
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), RuntimeError("a bug"), SystemExit(143)])
+def test_whatever_stops_a_run_it_keeps_what_is_done(model, rows, tmp_path, monkeypatch, stop):
+    """Ten minutes have not passed: the checkpoint is that of the stop."""
+    path = tmp_path / "scores.checkpoint"
+    options = {"token_budget": BUDGET, "checkpoint": path, "progress": False}
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "gradient_x_activation", stopping_at(3, stop))
+        with pytest.raises(type(stop)):
+            attribute(model, rows, **options)
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.checkpoint"]
+    scored = []
+
+    def seen(model, batch, *choices):
+        scored.append(batch)
+        return scored_gradients(model, batch, *choices)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "gradient_x_activation", seen)
+        resumed = attribute(model, rows, **options)
+    assert len(scored) == len(batches(model, rows, token_budget=BUDGET)) - 2
+    assert same_bits(resumed, attribute(model, rows, token_budget=BUDGET, progress=False))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_waits_until_a_batch_is_wholly_added(
+    model, rows, tmp_path, monkeypatch, number
+):
+    """The signal comes as the scores of one site are added, and those of others are not."""
+    path, update, held_back = tmp_path / "scores.checkpoint", ScoreAccumulator.update, []
+
+    def interrupted(self, scores, **options):
+        if not held_back:
+            signal.raise_signal(number)
+            held_back.append(number)
+        update(self, scores, **options)
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    before = [signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        monkeypatch.setattr(ScoreAccumulator, "update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            attribute(model, rows, token_budget=BUDGET, checkpoint=path, progress=False)
+        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == stop
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert held_back == [number]
+    resumed = attribute(model, rows, token_budget=BUDGET, checkpoint=path, progress=False)
+    assert same_bits(resumed, attribute(model, rows, token_budget=BUDGET, progress=False))
+
+
+def test_half_an_update_is_never_kept(model, rows, tmp_path, monkeypatch):
+    """Memory ends as a batch is added: the checkpoint stays that of the batch before."""
+    path, update, n_updates = tmp_path / "scores.checkpoint", ScoreAccumulator.update, []
+
+    def fails(self, scores, **options):
+        n_updates.append(1)
+        if len(n_updates) < 2:
+            update(self, scores, **options)
+            return
+        update(self, dict(list(scores.items())[:1]), **options)
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreAccumulator, "update", fails)
+        with pytest.raises(RuntimeError, match="a bug"):
+            attribute(model, rows, token_budget=BUDGET, checkpoint=path, progress=False)
+    assert path.is_file()
+    resumed = attribute(model, rows, token_budget=BUDGET, checkpoint=path, progress=False)
+    assert same_bits(resumed, attribute(model, rows, token_budget=BUDGET, progress=False))
+
+
+def test_the_checkpoint_goes_when_the_scores_are_there(model, rows, tmp_path, monkeypatch):
+    checkpoint, out = tmp_path / "scores.checkpoint", tmp_path / "scores.safetensors"
+    options = {"checkpoint": checkpoint, "out": out, "progress": False}
+    out.mkdir()
+    with pytest.raises(UnwritableError, match=r"scores\.safetensors cannot be written"):
+        attribute(model, rows, **options)
+    assert checkpoint.is_file()
+    out.rmdir()
+    with monkeypatch.context() as patch:
+        patch.setitem(METHODS, "gradient_x_activation", stopping_at(1, AssertionError("scored")))
+        scores = attribute(model, rows, **options)
+    assert same_bits(NeuronScores.load(out), scores)
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.safetensors"]
 
 
 @pytest.fixture
@@ -167,7 +271,7 @@ def test_a_checkpoint_of_other_rows_or_another_model_or_no_checkpoint_is_refused
     with pytest.raises(InvalidInputError, match=r"other settings \(model\)"):
         attribute(loaded(4), rows, checkpoint=path, token_budget=BUDGET, progress=False)
     path.write_text("hello")
-    with pytest.raises(InvalidInputError, match="is no checkpoint that can be read"):
+    with pytest.raises(InvalidInputError, match="is no checkpoint; give another path"):
         attribute(model, rows, checkpoint=path, token_budget=BUDGET, progress=False)
 
 
@@ -310,7 +414,7 @@ def test_questions_come_in_the_order_of_rows(model, rows, method):
     ("options", "said"),
     [
         ({"chunk": 0}, "chunk is 0"),
-        ({"sites": []}, "no site"),
+        ({"sites": []}, "sites is"),
         ({"token_budget": 3}, "token_budget"),
     ],
 )

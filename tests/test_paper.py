@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from test_pipeline import FEW_ROWS
 from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from culnig_tl.cli import app
 from culnig_tl.cli.paper import _fitting
 from culnig_tl.errors import InvalidInputError, MissingFileError, UnknownNameError
 
+pytestmark = FEW_ROWS
 TWO = "blend,mrpc"
 
 

@@ -9,6 +9,7 @@ import atexit
 import os
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -49,6 +50,11 @@ def require_single_process() -> None:
             "MODEL ROWS --out RUN/scores/cultural.safetensors; likewise recognition, and control "
             "with --clamp) and start this alone; a run takes the scores that lie in its folder."
         )
+
+
+def own_path(path: str | Path, state: PartialState | None) -> Path:
+    """A file of this process alone: the path, numbered where there are several processes."""
+    return Path(path) if state is None else Path(f"{path}.{state.process_index}")
 
 
 def share(batches: Sequence[Batch], state: PartialState) -> list[Batch]:

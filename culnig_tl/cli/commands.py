@@ -1,5 +1,6 @@
 """One stage at a time: scores, neurons, answers."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,9 +26,10 @@ from culnig_tl.cli.options import (
     load,
     neurons_of,
     plain_errors,
+    reserved,
     rows_of,
 )
-from culnig_tl.files import replacing
+from culnig_tl.files import write_csv
 
 
 def score(
@@ -58,6 +60,9 @@ def score(
     chat: Chat = True,
     template: TemplateName = None,
     token_budget: TokenBudget = 8192,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write over a file that is there.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Score every neuron of a model on your rows; resumable, in one process or in many.
@@ -68,8 +73,12 @@ def score(
     cultural.safetensors
     """
     checkpoint = out.with_name(out.name + ".checkpoint")
-    with plain_errors(resumable=checkpoint, shared=True):
+    with ExitStack() as stack:
+        stack.enter_context(plain_errors(resumable=checkpoint, shared=True))
         state = launched()
+        is_main = state is None or state.is_main_process
+        if is_main:
+            stack.enter_context(reserved(out, overwrite=force))
         if state is not None and device is None:
             device = str(state.device)
         hooked = load(
@@ -94,16 +103,15 @@ def score(
             padding=padding,
             clamp=clamp,
             checkpoint=checkpoint,
+            out=out,
             progress=not quiet,
         )
-        if state is not None and not state.is_main_process:
-            return
-        scores.save(out)
-        OUT.print(
-            f"{out}: {len(scores.cultures)} cultures, {scores.n_questions} questions, "
-            f"{', '.join(scores.sites)}",
-            soft_wrap=True,
-        )
+        if is_main:
+            OUT.print(
+                f"{out}: {len(scores.cultures)} cultures, {scores.n_questions} questions, "
+                f"{', '.join(scores.sites)}",
+                soft_wrap=True,
+            )
 
 
 def select(
@@ -172,7 +180,7 @@ def evaluate(
 
     Example:  culnig-tl evaluate atlas atlas:test --neurons general.json --factor 0
     """
-    with plain_errors():
+    with plain_errors(), reserved(out):
         hooked = load(
             model,
             backend=backend,
@@ -193,8 +201,7 @@ def evaluate(
             progress=not quiet,
         )
         if out is not None:
-            with replacing(out) as part:
-                answers.to_csv(part, index=False)
+            write_csv(out, answers)
         OUT.print(
             f"accuracy {100 * answers['correct'].mean():.1f} %, mean P(answer) "
             f"{answers['probability'].mean():.3f}, {len(answers)} prompts"

@@ -1,8 +1,14 @@
 """What the commands share: options, where they print, and what becomes of a mistake."""
 
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from errno import EDQUOT, EFBIG, ENOSPC
+from glob import escape as escape_glob
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal, cast
 
 import typer
@@ -13,7 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 import culnig_tl as ct
 from culnig_tl.attribution import require_single_process
-from culnig_tl.errors import CulnigError, InvalidInputError
+from culnig_tl.errors import CulnigError, InvalidInputError, UnwritableError
+from culnig_tl.files import locked
 from culnig_tl.questions import Split
 
 OUT = Console()
@@ -63,30 +70,100 @@ Sites = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 TokenBudget = Annotated[int, typer.Option(help="Tokens per pass; smaller needs less memory.")]
+_FULL = (ENOSPC, EDQUOT, EFBIG)
+_AGAIN = 0.05  # seconds
 SITES = {"default": ct.DEFAULT_SITES, "paper": ct.PAPER_SITES}
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers send, as an exception that lets a run keep what is done."""
 
 
 @contextmanager
 def plain_errors(resumable: Path | None = None, *, shared: bool = False) -> Iterator[None]:
-    """A user's mistake becomes one sentence; ctrl-C says where a run can be resumed.
+    """A user's mistake becomes one sentence; ctrl-C and SIGTERM say where a run can be resumed.
 
     What several processes do not share (``shared``) is refused in all but a single one.
     """
     try:
-        if not shared:
-            require_single_process()
-        yield
+        with _stoppable():
+            if not shared:
+                require_single_process()
+            yield
     except CulnigError as error:
-        ERRORS.print(f"[red]Error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        _print_error(str(error))
         raise typer.Exit(2) from error
-    except KeyboardInterrupt as interrupt:
-        resume = (
-            f"; what is finished is kept in {resumable}, the same command goes on from there"
-            if resumable
-            else ""
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _print_error(f"There is no room left on a disk ({error}); free some and start again.")
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt as stop:
+        ERRORS.print(_what_is_kept(resumable), soft_wrap=True, highlight=False, markup=False)
+        raise typer.Exit(143 if isinstance(stop, _Terminated) else 130) from stop
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM raises, inside a ``with`` block, and so does each stop that Python swallows.
+
+    Where a signal comes as an object is being deleted, Python prints the exception and goes on; it
+    is then sent again.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    def send_again(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            report(unraisable)
+            return
+        is_terminated = isinstance(unraisable.exc_value, _Terminated)
+        number = signal.SIGTERM if is_terminated else signal.SIGINT
+        threading.Timer(_AGAIN, signal.raise_signal, [number]).start()
+
+    before, report = signal.signal(signal.SIGTERM, terminate), sys.unraisablehook
+    sys.unraisablehook = send_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = report
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print_error(sentence: str) -> None:
+    ERRORS.print(f"[red]Error:[/red] {escape(sentence)}", soft_wrap=True, highlight=False)
+
+
+def _what_is_kept(resumable: Path | None) -> str:
+    """What a stopped command says: that it goes on from a file or folder, if that is there."""
+    if resumable is None:
+        return "Stopped."
+    numbered = resumable.parent.glob(f"{escape_glob(resumable.name)}.[0-9]*")
+    if not resumable.exists() and not any(numbered):
+        return "Stopped before anything was finished; nothing is kept."
+    return f"Stopped; what is finished is kept in {resumable}, the same command goes on from there."
+
+
+@contextmanager
+def reserved(out: Path | None, *, overwrite: bool = True) -> Iterator[None]:
+    """Make sure, before anything is computed, that a file can be written, by this process alone.
+
+    Raises:
+        UnwritableError: it is a folder, or in one that cannot be written.
+        InvalidInputError: it is there already, or another process is about to write it.
+    """
+    if out is None:
+        yield
+        return
+    if out.is_dir():
+        raise UnwritableError(f"{out} is a folder; give the name of a file in it.")
+    if out.exists() and not overwrite:
+        raise InvalidInputError(
+            f"{out} is there already; give another name, or --force to write over it."
         )
-        ERRORS.print(f"Stopped{escape(resume)}.", soft_wrap=True, highlight=False)
-        raise typer.Exit(130) from interrupt
+    with locked(out):
+        yield
 
 
 def load(name: str, *, quiet: bool, **options: Any) -> Any:

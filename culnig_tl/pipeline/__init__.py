@@ -8,7 +8,8 @@ Stages, in order, each a file that is written whole or not at all:
 | scores of cultural questions, control, country names, general ones | scores/*.safetensors |
 | culture-general and culture-specific neurons | neurons/general.json, neurons/specific/*.json |
 | which of the selected neurons break the model (where a benchmark is general) | breakers.json |
-| answers, one file a benchmark, condition and set | answers/BENCHMARK/CONDITION-SET.parquet |
+| answers, one file per benchmark, condition and set | answers/BENCHMARK/CONDITION-SET.parquet |
+| the same at further factors | answers/BENCHMARK/CONDITION@FACTOR-SET.parquet |
 | accuracy and mean P(answer) by benchmark and condition | table.csv |
 | culture x culture effects of the specific neurons | culture_effects.csv |
 | whole cards of the best culture-general neurons | cards/NEURON.json |
@@ -17,10 +18,13 @@ Stages, in order, each a file that is written whole or not at all:
 Conditions: ``original``, ``general`` (culture-general neurons scaled), in a selective run
 ``published`` (those of the published rule), where a set has breakers the set ``without breakers``
 (see ``evaluation.breakers``), ``random`` and, where asked for, ``layer-matched``
-(random sets of the same number, the latter layer by layer), each at every factor.
+(random sets of the same number, the latter layer by layer), each at every factor; files of other
+factors than the first are called CONDITION@FACTOR-SET.
 
 A run that was stopped goes on where it was when it is called again with the same settings; other
-settings in the same folder are an error, never a mixture.
+settings in the same folder are an error, never a mixture. Every file says what made it and is used
+only by a run that would make the same; a damaged one is set aside and made again, with a warning.
+One process at a time writes into a folder; a finished run opens without writing anything.
 
 Only scoring is shared by several processes. Score with those first, as ``culnig-tl score`` does,
 into ``scores/`` of the run's folder: ``cultural``, ``control`` (clamped) and ``recognition``. A run

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from culnig_tl.attribution import gradient_x_activation
+from culnig_tl.errors import check_by_name, check_number
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.logits import last_logits
 from culnig_tl.questions import Batch, PreparedQuestions, Rows, prepare
@@ -77,7 +78,8 @@ def estimate(
         token_budget: tokens per pass, padding counted.
 
     Raises:
-        InvalidInputError: rows that cannot be used.
+        InvalidInputError: no data or benchmarks, numbers that are no whole numbers from 1 up, or
+            rows that cannot be used.
 
     Example:
         >>> import culnig_tl as ct
@@ -86,6 +88,9 @@ def estimate(
         >>> plan.stages["passes"].tolist()[:2]
         [1, 3]
     """
+    check_by_name("data", data)
+    check_by_name("benchmarks", benchmarks)
+    check_number("n_sets", n_sets, low=1, whole=True)
     scored, answered = (
         {name: prepare(model, rows, token_budget=token_budget) for name, rows in named.items()}
         for named in (data, benchmarks)

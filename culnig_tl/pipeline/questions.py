@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 
 from culnig_tl.benchmarks import load_benchmark
+from culnig_tl.errors import InvalidInputError, check_by_name
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.questions import PreparedQuestions, Rows, prepare
 
@@ -57,8 +58,11 @@ class RunQuestions:
         """Prepared questions; the embedded model's where none are given.
 
         Raises:
-            InvalidInputError: rows that cannot be used.
+            InvalidInputError: rows that cannot be used, a control of other cultures, or no
+                benchmarks.
         """
+        if benchmarks is not None:
+            check_by_name("benchmarks", benchmarks)
 
         def ready(rows: Rows) -> PreparedQuestions:
             return prepare(model, rows, token_budget=token_budget)
@@ -67,13 +71,30 @@ class RunQuestions:
         data = {role: ready(atlas_rows(role) if rows is None else rows) for role, rows in given}
         if general is not None:
             data["general"] = ready(general)
-        tests = {name: ready(rows) for name, rows in (benchmarks or atlas_benchmarks()).items()}
+        _check_cultures(data)
+        benchmarks = atlas_benchmarks() if benchmarks is None else benchmarks
+        tests = {name: ready(rows) for name, rows in benchmarks.items()}
         return cls(
             data=data,
             tests=tests,
             culture_test=next(iter(tests.values()))
             if culture_test is None
             else ready(culture_test),
+        )
+
+
+def _check_cultures(data: Mapping[str, PreparedQuestions]) -> None:
+    """Refuse what scoring and selection would refuse when all is scored."""
+    for role, prepared in data.items():
+        if "" in prepared.cultures and len(prepared.cultures) > 1:
+            raise InvalidInputError(
+                f"Some {role} questions have a culture and some have none; give every row its "
+                "culture, or leave it empty in all of them."
+            )
+    if different := set(data["cultural"].cultures) ^ set(data["control"].cultures):
+        raise InvalidInputError(
+            "The control is subtracted culture by culture, and these are not in both: "
+            f"{', '.join(sorted(different))}; give the same rows without their question."
         )
 
 

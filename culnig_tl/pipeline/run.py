@@ -2,19 +2,41 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from culnig_tl.attribution import OwnMethod, require_single_process
-from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import Breakers, Mode, chance_warning, summarise, with_selectivity
+from culnig_tl.attribution import OwnMethod, Scoring, require_single_process
+from culnig_tl.errors import InvalidInputError, check_number, check_numbers
+from culnig_tl.evaluation import (
+    Breakers,
+    Mode,
+    chance_warning,
+    check_answerable,
+    control_exceeds,
+    correct_of_original,
+    few_questions,
+    no_general,
+    one_culture,
+    rows_in_common,
+    summarise,
+    warn,
+    with_selectivity,
+)
 from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooks import check_intervention
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.neurons import NeuronSet
+from culnig_tl.pipeline.folder import RunFolder
 from culnig_tl.pipeline.questions import RunQuestions
-from culnig_tl.pipeline.settings import Settings, open_run_folder, written_settings
+from culnig_tl.pipeline.settings import (
+    Settings,
+    identity_of,
+    open_run_folder,
+    written_settings,
+)
 from culnig_tl.pipeline.stages import (
     Stage,
     answer,
@@ -24,7 +46,6 @@ from culnig_tl.pipeline.stages import (
     score,
     select,
     with_unbroken,
-    write_csv,
 )
 from culnig_tl.questions import Rows
 from culnig_tl.scores import NeuronScores
@@ -51,8 +72,7 @@ class Run:
         doses: what factors from 0 to 2 on the culture-general neurons do (see ``dose_response``).
         breakers: what ``breakers`` says of each set, by the set's name, where a benchmark is of
             general questions.
-        warnings: sentences that a reader of the results must know, of breakers and of benchmarks
-            at chance.
+        warnings: sentences that a reader of the results must know (see ``evaluation.trust``).
     """
 
     out: Path
@@ -69,16 +89,25 @@ class Run:
     warnings: Sequence[str] = ()
 
     def __repr__(self) -> str:
+        return "\n".join([self._line, *self._warning_lines])
+
+    @property
+    def _line(self) -> str:
         name = self.settings["model"]["name"]
         return (
             f"Run on {name} in {self.out}: {len(self.general)} culture-general neurons, specific "
             f"ones of {len(self.specific)} cultures, {self.table['benchmark'].nunique()} benchmarks"
         )
 
-    def _repr_html_(self) -> str:
-        from culnig_tl.html import described_table
+    @property
+    def _warning_lines(self) -> list[str]:
+        return [f"Warning: {each}" for each in self.warnings]
 
-        return described_table(repr(self), self.table)
+    def _repr_html_(self) -> str:
+        from culnig_tl.html import described_table, paragraph
+
+        warnings = "".join(map(paragraph, self._warning_lines))
+        return warnings + described_table(self._line, self.table)
 
     def report(
         self, path: str | Path | None = None, *, cards: Mapping[str, NeuronCard] | None = None
@@ -153,21 +182,29 @@ def culnig(
         progress: show progress bars.
 
     Raises:
-        InvalidInputError: rows that cannot be used, a number of cards below 0, a folder with a run
-            of other settings or other scores, or several processes.
+        InvalidInputError: rows that cannot be used, a number that is not finite or out of range, an
+            unknown choice, no benchmarks, a folder with a run of other settings or other scores, or
+            several processes. All but what a folder holds is refused before the model runs, and
+            before the folder is touched.
         UnwritableError: the folder cannot be written.
+        MissingFileError: files of the run were deleted while it ran.
+
+    Warns:
+        UserWarning: rows that test are among those that found, benchmarks at chance, or a control
+            that scores higher than the questions. These and others stand in ``Run.warnings``.
 
     Example:
         >>> import tempfile, culnig_tl as ct
-        >>> rows = ct.load_benchmark("atlas", split="identify", limit=64)
-        >>> run = culnig(ct.load_model(), out=tempfile.mkdtemp(), cultural=rows, control=rows,
-        ...              benchmarks={"culture": rows}, n_random=1, progress=False)
+        >>> rows, control = (ct.load_benchmark(name, split="identify", limit=64)
+        ...                  for name in ("atlas", "atlas-control"))
+        >>> test = ct.load_benchmark("atlas", split="test", limit=64)
+        >>> run = culnig(ct.load_model(), out=tempfile.mkdtemp(), cultural=rows, control=control,
+        ...              benchmarks={"culture": test}, n_random=1, progress=False)
         >>> run.table["condition"].tolist()
         ['original', 'general', 'random']
     """
     require_single_process()
-    if n_cards < 0:
-        raise InvalidInputError(f"n_cards is {n_cards}; give a number of cards from 0 up.")
+    check_number("n_cards", n_cards, low=0, whole=True)
     if (recipe == "selective") != (general is not None):
         raise InvalidInputError(
             f"recipe is {recipe!r} and there are {'no ' if general is None else ''}general "
@@ -182,7 +219,7 @@ def culnig(
         recognition_top=recognition_top,
         specific_top=specific_top,
         min_z=min_z,
-        factor=tuple(map(float, factor if isinstance(factor, Sequence) else [factor])),
+        factor=_factors(factor),
         n_random=n_random,
         n_layer_matched=n_layer_matched,
         mode=mode,
@@ -197,20 +234,41 @@ def culnig(
         culture_test=culture_test,
         token_budget=token_budget,
     )
-    stage = Stage(Path(out), model, settings, questions, progress)
+    _check_run(model, settings, questions)
+    shared_rows = _rows_in_common(questions)
+    warn(shared_rows)
     written = written_settings(model, settings, questions)
-    open_run_folder(stage.out, written)
+    with RunFolder(out, identity_of(written)) as folder:
+        open_run_folder(folder, written)
+        run = _run(Stage(folder, model, settings, questions, progress), written, n_cards)
+        folder.check_complete()
+    at_chance = chance_warning(questions.tests, correct_of_original(run.answers))
+    warn(at_chance)
+    sentences = [
+        *(f"“{name}”: {each.warning}" for name, each in run.breakers.items() if each.warning),
+        shared_rows,
+        at_chance,
+        control_exceeds(run.scores["cultural"], run.scores["control"]),  # selection warned of it
+        few_questions(questions.tests),
+        no_general(questions.tests),
+        one_culture(questions.data["cultural"].cultures),
+    ]
+    return replace(run, warnings=tuple(filter(None, sentences)))
+
+
+def _run(stage: Stage, written: Mapping[str, Any], n_cards: int) -> Run:
+    """One stage after the other."""
     scores = score(stage)
     sets, specific = select(stage, scores)
     selected = sets["general"]
     checked = check_breakers(stage, sets)
     answers = answer(stage, with_unbroken(sets, checked))
-    effects = measure_cultures(stage, specific)
+    effects = measure_cultures(stage, specific) if specific else pd.DataFrame()
     table = with_selectivity(summarise(answers), answers)
-    write_csv(stage.out / "table.csv", table)
-    write_csv(stage.out / "culture_effects.csv", effects)
+    stage.folder.csv("table.csv", table)
+    stage.folder.csv("culture_effects.csv", effects)
     run = Run(
-        stage.out,
+        stage.folder.path,
         written,
         scores,
         selected,
@@ -219,22 +277,33 @@ def culnig(
         table,
         effects,
         breakers=checked,
-        warnings=_warnings(questions, answers, checked),
     )
     if not n_cards or not len(selected):
         return run
     cards, doses = look_closer(stage, scores, selected, n_cards)
-    write_csv(stage.out / "doses.csv", doses)
+    stage.folder.csv("doses.csv", doses)
     return replace(run, cards=cards, doses=doses)
 
 
-def _warnings(
-    questions: RunQuestions, answers: pd.DataFrame, checked: Mapping[str, Breakers]
-) -> tuple[str, ...]:
-    """What a reader must know: breakers of each set, and benchmarks at chance."""
-    original = answers[answers["condition"] == "original"].groupby("benchmark", sort=False)
-    sentences = [
-        *(f"“{name}”: {each.warning}" for name, each in checked.items() if each.warning),
-        chance_warning(questions.tests, {str(name): rows["correct"] for name, rows in original}),
-    ]
-    return tuple(filter(None, sentences))
+def _factors(factor: Any) -> tuple[float, ...]:
+    """One factor or several, as the settings of a run hold them."""
+    factors = [factor] if isinstance(factor, Real | str) else factor
+    check_numbers("factor", factors, distinct=True)
+    return tuple(float(each) + 0.0 for each in factors)  # no "-0"
+
+
+def _check_run(model: HookedModel, settings: Settings, questions: RunQuestions) -> None:
+    """Refuse what a stage would refuse when those before it have taken their time."""
+    Scoring(sites=settings.sites, method=settings.method).check(model)
+    for factor in settings.factor:
+        check_intervention(model, [], factor)
+    for prepared in (*questions.tests.values(), questions.culture_test):
+        check_answerable(prepared, settings.mode)
+
+
+def _rows_in_common(questions: RunQuestions) -> str:
+    """Which rows that test find neurons as well."""
+    tests = dict(questions.tests)
+    if all(questions.culture_test is not prepared for prepared in tests.values()):
+        tests["culture x culture"] = questions.culture_test
+    return rows_in_common(questions.data["cultural"], tests)

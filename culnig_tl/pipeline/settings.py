@@ -10,19 +10,28 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from culnig_tl.attribution import OwnMethod, method_name
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_choice, check_number, check_numbers
 from culnig_tl.evaluation import Mode
-from culnig_tl.files import read_json, write_json
+from culnig_tl.files import DamagedFileError, Format, read_json, read_record, write_record
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
+from culnig_tl.pipeline.folder import RunFolder
 from culnig_tl.pipeline.questions import ROLES, RunQuestions, atlas_benchmarks, atlas_rows
 from culnig_tl.questions import PreparedQuestions, fingerprint
-from culnig_tl.selection import Recipe
+from culnig_tl.selection import Recipe, check_shares
 from culnig_tl.sites import DEFAULT_SITES
 
+_FORMAT = Format(
+    "culnig_tl.run",
+    1,
+    noun="record of a run's settings",
+    writer="ct.culnig",
+    remedy="delete it and start the run again, which uses those of its other files that it would "
+    "make just so",
+)
 _USUAL_PROMPTS: Mapping[str, Any] = {"date": "", "chat": True, "template": None}
 """Of prompts without a date, in the model's own way."""
 
@@ -32,7 +41,8 @@ class Settings:
     """The arguments of ``culnig`` that its numbers depend on, besides model and questions.
 
     Raises:
-        InvalidInputError: no factor, or one given twice.
+        InvalidInputError: no factor, one given twice, a number that is not finite or out of range,
+            or an unknown choice.
 
     Example:
         >>> settings = Settings(factor=(0.0, 2.0))
@@ -54,10 +64,18 @@ class Settings:
     mode: Mode = "argmax"
 
     def __post_init__(self) -> None:
-        if not self.factor or len(set(self.factor)) < len(self.factor):
-            raise InvalidInputError(
-                f"The factors are {list(self.factor)}; give at least one, and each of them once."
-            )
+        check_numbers("factor", self.factor, distinct=True)
+        check_shares(
+            mlp_top=self.mlp_top,
+            attention_top=self.attention_top,
+            recognition_top=self.recognition_top,
+            specific_top=self.specific_top,
+        )
+        check_number("min_z", self.min_z)
+        for name in ("n_random", "n_layer_matched"):
+            check_number(name, getattr(self, name), low=0, whole=True)
+        check_choice("recipe", self.recipe, get_args(Recipe))
+        check_choice("mode", self.mode, get_args(Mode))
 
     def to_json(self) -> dict[str, Any]:
         """The settings as they are written down."""
@@ -142,29 +160,69 @@ def given_rows(written: Mapping[str, Any]) -> dict[str, str]:
     return given
 
 
-def open_run_folder(out: Path, written: Mapping[str, Any]) -> None:
-    """Make ``out`` the folder of a run with these settings, or go on with the one that is there.
+def identity_of(written: Mapping[str, Any]) -> dict[str, Any]:
+    """What every file of a run depends on."""
+    model = written["model"]["fingerprint"]
+    return {"model": model, "dtype": written["dtype"], "versions": written["versions"]}
+
+
+def open_run_folder(folder: RunFolder, written: Mapping[str, Any]) -> None:
+    """Make a folder that of a run with these settings, or go on with the run that is there.
 
     Raises:
-        InvalidInputError: it holds a run with other settings.
+        InvalidInputError: it holds a run with other settings, or settings that cannot be read.
     """
-    path = out / "settings.json"
+    path = folder.file("settings.json")
     if not path.exists():
-        write_json(path, written)
+        folder.claim()
+    if not path.exists():  # still, now that no other process writes here
+        write_record(path, _FORMAT, written)
         return
+    there, is_older = _read(path)
     usual = {
         "dtype": written["dtype"],
         "method": "gradient_x_activation",
         "recipe": "published",
         "prompts": {},
     }
-    there, wanted = usual | read_json(path), usual | dict(written)
+    there, wanted = usual | there, usual | dict(written)
     different = [name for name, value in wanted.items() if there.get(name) != value]
     if different:
+        earlier = " of an earlier version," if is_older else ""
         raise InvalidInputError(
-            f"{out} holds a run with other settings ({', '.join(different)}); give another folder, "
-            "or delete this one to run it again."
+            f"{folder.path} holds a run{earlier} with other settings ({', '.join(different)}); "
+            "give another folder, or delete this one to run it again."
         )
+    if is_older:
+        folder.claim()
+        write_record(path, _FORMAT, written)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bool]:
+    """The settings of a run, and whether they are of before files had a format.
+
+    Raises:
+        InvalidInputError: the file is something else, damaged, or of a newer version.
+    """
+    try:
+        return read_record(path, _FORMAT)[0], False
+    except DamagedFileError as error:
+        raise InvalidInputError(
+            f"{path} was damaged or changed by hand; {_FORMAT.remedy}."
+        ) from error
+    except InvalidInputError:
+        if older := _read_older(path):
+            return older, True
+        raise
+
+
+def _read_older(path: Path) -> dict[str, Any] | None:
+    """Settings of before files had a format; None where the file holds something else."""
+    try:
+        there = read_json(path)
+    except InvalidInputError:
+        return None
+    return there if isinstance(there, dict) and "data" in there and "format" not in there else None
 
 
 def _of_prompts(questions: Iterable[PreparedQuestions]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """The stages of a run: each keeps what it makes in files, and reads what is there already."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -22,11 +23,12 @@ from culnig_tl.evaluation import (
     culture_effects,
     dose_response,
 )
-from culnig_tl.files import read_json, replacing, write_json
+from culnig_tl.files import DamagedFileError, file_name, read_json
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.inspection import NeuronCard, inspect_neurons
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Neuron, NeuronSet
+from culnig_tl.pipeline.folder import Identity, RunFolder
 from culnig_tl.pipeline.questions import RunQuestions
 from culnig_tl.pipeline.settings import Settings
 from culnig_tl.questions import PreparedQuestions
@@ -44,14 +46,14 @@ class Stage:
     """What every stage works with.
 
     Attributes:
-        out: the run's folder.
+        folder: the run's folder.
         model: the model.
         settings: what the results depend on.
         questions: the questions of the run, prepared.
         progress: show progress bars.
     """
 
-    out: Path
+    folder: RunFolder
     model: HookedModel
     settings: Settings
     questions: RunQuestions
@@ -66,13 +68,14 @@ def score(stage: Stage) -> dict[str, NeuronScores]:
     """
     scores = {}
     for role, prepared in stage.questions.data.items():
-        path = stage.out / "scores" / f"{role}.safetensors"
+        path = stage.folder.file(f"scores/{role}.safetensors")
         scoring = Scoring(
             sites=stage.settings.sites,
             method=stage.settings.method,
             clamp=role in ("control", "general"),
         )
-        if not path.exists():
+        if not _has_whole_scores(stage.folder, path):
+            stage.folder.claim()
             attribute(
                 stage.model,
                 prepared,
@@ -80,8 +83,9 @@ def score(stage: Stage) -> dict[str, NeuronScores]:
                 method=scoring.method,
                 clamp=scoring.clamp,
                 checkpoint=path.with_suffix(".checkpoint"),
+                out=path,
                 progress=role if stage.progress else False,
-            ).save(path)
+            )
         scores[role] = NeuronScores.load(path)
         origin = {"model": model_fingerprint(stage.model), "data": prepared.fingerprint}
         _check_source(path, scores[role].source, {"target": None} | scoring.provenance | origin)
@@ -92,7 +96,7 @@ def select(
     stage: Stage, scores: Mapping[str, NeuronScores]
 ) -> tuple[dict[str, NeuronSet], dict[str, NeuronSet]]:
     """Culture-general neurons by rule, the run's own first, and specific ones by culture."""
-    settings, folder = stage.settings, stage.out / "neurons"
+    settings = stage.settings
     of_paper = (scores["cultural"], scores["control"], scores["recognition"])
     sets = {
         "general": culture_general(
@@ -109,7 +113,7 @@ def select(
             *of_paper, mlp_top=settings.mlp_top, recognition_top=settings.recognition_top
         )
     for name, neurons in sets.items():
-        neurons.save(folder / f"{name}.json")
+        _save(stage.folder, f"neurons/{name}.json", neurons)
     specific = {
         culture: culture_specific(
             *of_paper,
@@ -121,10 +125,10 @@ def select(
             recognition_top=settings.recognition_top,
         )
         for culture in scores["cultural"].cultures
-        if culture in scores["recognition"].cultures
+        if culture in scores["recognition"].cultures and len(scores["cultural"].cultures) > 1
     }
     for culture, neurons in specific.items():
-        neurons.save(folder / "specific" / f"{file_name(culture)}.json")
+        _save(stage.folder, f"neurons/specific/{file_name(culture)}.json", neurons)
     return sets, specific
 
 
@@ -136,14 +140,17 @@ def check_breakers(stage: Stage, sets: Mapping[str, NeuronSet]) -> dict[str, Bre
     )
     if general is None:
         return {}
-    path = stage.out / "breakers.json"
-    if not path.exists():
-        rows, mode = _drawn(general, _BREAKER_PROMPTS), stage.settings.mode
-        checked = {
-            name: breakers(stage.model, rows, neurons, mode=mode) for name, neurons in sets.items()
+    rows, mode = _drawn(general, _BREAKER_PROMPTS), stage.settings.mode
+
+    def make() -> dict[str, Any]:
+        return {
+            name: breakers(stage.model, rows, neurons, mode=mode).to_json()
+            for name, neurons in sets.items()
         }
-        write_json(path, {name: each.to_json() for name, each in checked.items()})
-    return {name: Breakers.from_json(each) for name, each in read_json(path).items()}
+
+    identity = {"rows": _rows(rows), "neurons": _digests(sets), "mode": mode}
+    checked = stage.folder.record("breakers.json", identity, make)
+    return {name: Breakers.from_json(each) for name, each in checked.items()}
 
 
 def with_unbroken(
@@ -160,20 +167,26 @@ def with_unbroken(
 
 def answer(stage: Stage, sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
     """Answers of every benchmark under every condition, each set kept in a file of its own."""
-    first_factor = stage.settings.factor[0]
+    tests, mode = stage.questions.tests, stage.settings.mode
 
     def keep(
         benchmark: str, condition: Condition, draw: int, make: Callable[[], pd.DataFrame]
     ) -> pd.DataFrame:
-        is_first = condition.factor == first_factor or condition.name == "original"
-        name = condition.name if is_first else f"{condition.name} ×{condition.factor:g}"
-        folder = stage.out / "answers" / file_name(benchmark)
-        return cached_frame(folder / f"{file_name(name)}-{draw}.parquet", make)
+        is_first = condition.factor == stage.settings.factor[0] or condition.name == "original"
+        factor = "" if is_first else f"@{condition.factor!r}"
+        name = f"{file_name(condition.name)}{factor}-{draw}.parquet"
+        identity = {
+            "rows": _rows(tests[benchmark]),
+            "neurons": _digest(condition.sets[draw]),
+            "factor": condition.factor,
+            "mode": mode,
+        }
+        return stage.folder.frame(f"answers/{_folder_name(benchmark)}/{name}", identity, make)
 
     return answers_under(
-        stage.questions.tests,
+        tests,
         _conditions(stage, sets),
-        mode=stage.settings.mode,
+        mode=mode,
         progress="answers" if stage.progress else False,
         keep=keep,
     )
@@ -181,16 +194,23 @@ def answer(stage: Stage, sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
 
 def measure_cultures(stage: Stage, specific: Mapping[str, NeuronSet]) -> pd.DataFrame:
     """What scaling each culture's neurons does to every culture."""
+    rows, factor, mode = stage.questions.culture_test, stage.settings.factor[0], stage.settings.mode
     make = partial(
         culture_effects,
         stage.model,
-        stage.questions.culture_test,
+        rows,
         specific,
-        factor=stage.settings.factor[0],
-        mode=stage.settings.mode,
+        factor=factor,
+        mode=mode,
         progress=stage.progress,
     )
-    return cached_frame(stage.out / "answers" / "culture_effects.parquet", make)
+    identity = {
+        "rows": _rows(rows),
+        "neurons": _digests(specific),
+        "factor": factor,
+        "mode": mode,
+    }
+    return stage.folder.frame("answers/culture_effects.parquet", identity, make)
 
 
 def look_closer(
@@ -215,27 +235,13 @@ def look_closer(
         mode=stage.settings.mode,
         progress=stage.progress,
     )
-    return cards, cached_frame(stage.out / "answers" / "doses.parquet", make)
-
-
-def cached_frame(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The frame at ``path``, made and written there first if need be."""
-    if not path.exists():
-        frame = make()
-        with replacing(path) as part:
-            frame.to_parquet(part)
-    return pd.read_parquet(path)
-
-
-def file_name(name: str) -> str:
-    """A name of anything as a name of a file."""
-    return quote(name.replace("×", "x"), safe=" ")
-
-
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """Write a frame as csv, whole or not at all."""
-    with replacing(path) as part:
-        frame.to_csv(part, index=False)
+    identity = {
+        "rows": {name: _rows(rows) for name, rows in draws.items()},
+        "neurons": _digest(general),
+        "factors": FACTORS,
+        "mode": stage.settings.mode,
+    }
+    return cards, stage.folder.frame("answers/doses.parquet", identity, make)
 
 
 def _conditions(stage: Stage, selected: Mapping[str, NeuronSet]) -> list[Condition]:
@@ -268,20 +274,85 @@ def _cards(
     stage: Stage, scores: Mapping[str, NeuronScores], neurons: Sequence[Neuron]
 ) -> dict[str, NeuronCard]:
     """Cards by name: read where there are files of them, made together where not."""
-    paths = {neuron: stage.out / "cards" / f"{file_name(str(neuron))}.json" for neuron in neurons}
-    missing = [neuron for neuron, path in paths.items() if not path.exists()]
+    rows, sites = _drawn(stage.questions.data["cultural"], _CARD_PROMPTS), stage.settings.sites
+    sources = {name: dict(each.source) for name, each in scores.items()}
+    identity = stage.folder.whole(
+        {"rows": _rows(rows), "scores": _digest_of(sources), "sites": sites}
+    )
+    paths = {
+        neuron: stage.folder.file(f"cards/{file_name(str(neuron))}.json") for neuron in neurons
+    }
+    missing = [
+        neuron for neuron, path in paths.items() if not stage.folder.holds(path, identity, _card)
+    ]
     if missing:
+        stage.folder.claim()
         cards = inspect_neurons(
             stage.model,
-            _drawn(stage.questions.data["cultural"], _CARD_PROMPTS),
+            rows,
             NeuronSet.of(missing),
             scores=scores,
-            sites=stage.settings.sites,
+            sites=sites,
             progress=stage.progress,
         )
         for neuron in missing:
-            cards[str(neuron)].save(paths[neuron])
+            cards[str(neuron)].save(paths[neuron], identity=identity)
     return {str(neuron): NeuronCard.load(path) for neuron, path in paths.items()}
+
+
+def _card(path: Path) -> tuple[NeuronCard, Identity]:
+    """A card and what it says that it was made of."""
+    return NeuronCard.load(path), read_json(path).get("identity", {})
+
+
+def _save(folder: RunFolder, name: str, neurons: NeuronSet) -> None:
+    """Write a set of neurons, unless the file holds just that."""
+    path = folder.file(name)
+    if not path.exists() or not _holds_neurons(folder, path, neurons):
+        folder.claim()
+        neurons.save(path)
+
+
+def _holds_neurons(folder: RunFolder, path: Path, neurons: NeuronSet) -> bool:
+    try:
+        return NeuronSet.load(path) == neurons
+    except DamagedFileError:
+        folder.set_aside(path)
+    except InvalidInputError:  # of another format: it holds no neurons
+        return False
+    return False
+
+
+def _has_whole_scores(folder: RunFolder, path: Path) -> bool:
+    """Whether there are scores, which the user may have made; damaged ones are set aside."""
+    try:
+        return path.exists() and bool(NeuronScores.load(path))
+    except DamagedFileError:
+        folder.set_aside(path)
+        return False
+
+
+def _folder_name(benchmark: str) -> str:
+    """The folder of a benchmark's answers; no full stop, as the files beside it have one."""
+    return file_name(benchmark).replace(".", "%2E")
+
+
+def _rows(prepared: PreparedQuestions) -> dict[str, Any]:
+    """What identifies questions: rows, how they are rendered, and the date in the prompts."""
+    return {"fingerprint": prepared.fingerprint, "date": prepared.date}
+
+
+def _digests(sets: Mapping[str, NeuronSet]) -> dict[str, str]:
+    return {name: _digest(neurons) for name, neurons in sets.items()}
+
+
+def _digest(neurons: NeuronSet) -> str:
+    """What identifies a set: which neurons it has."""
+    return _digest_of(sorted(map(str, neurons)))
+
+
+def _digest_of(content: Any) -> str:
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _drawn(prepared: PreparedQuestions, number: int) -> PreparedQuestions:

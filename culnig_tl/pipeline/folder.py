@@ -1,0 +1,203 @@
+"""The folder of a run: each file says what made it, and serves a run that would make the same.
+
+What something else made is made again; what is damaged is set aside first; a warning names it. The
+first thing that is written claims the folder for this process, so that a finished run opens without
+any writing.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from culnig_tl.errors import InvalidInputError, MissingFileError, UnwritableError
+from culnig_tl.files import (
+    DamagedFileError,
+    Format,
+    csv_text,
+    locked,
+    read_frame,
+    read_record,
+    set_aside,
+    write_csv,
+    write_frame,
+    write_record,
+)
+
+T = TypeVar("T")
+Identity = Mapping[str, Any]
+
+_FRAME = Format("culnig_tl.frame", 1, noun="table of a run", writer="ct.culnig")
+_RECORD = Format("culnig_tl.record", 1, noun="record of a run", writer="ct.culnig")
+
+
+class RunFolder:
+    """A folder that the stages of a run read and write, as a context.
+
+    Args:
+        path: the folder; it is made when something is written.
+        identity: what every file depends on: model and versions.
+
+    Example:
+        >>> import tempfile
+        >>> with RunFolder(tempfile.mkdtemp(), {"model": "a"}) as folder:
+        ...     folder.record("sum.json", {"of": [1, 2]}, lambda: {"sum": 1 + 2})
+        {'sum': 3}
+    """
+
+    def __init__(self, path: str | Path, identity: Identity) -> None:
+        self.path = Path(path)
+        self._identity = dict(identity)
+        self._claims = ExitStack()
+        self._is_claimed = self._has_warned = False
+        self._in_use: dict[Path, None] = {}
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._claims.close()
+
+    def claim(self) -> None:
+        """Keep other processes from writing here until the run ends.
+
+        Raises:
+            InvalidInputError: another process writes here.
+            UnwritableError: the folder cannot be written.
+        """
+        if self._is_claimed:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnwritableError(
+                f"{self.path} cannot be written ({error.strerror}); give a folder that you may "
+                "write to."
+            ) from error
+        self._claims.enter_context(locked(self.path))
+        self._is_claimed = True
+
+    def file(self, name: str) -> Path:
+        """The path of a file of this run."""
+        path = self.path / name
+        self._in_use[path] = None
+        return path
+
+    def frame(
+        self, name: str, identity: Identity, make: Callable[[], pd.DataFrame]
+    ) -> pd.DataFrame:
+        """The frame of a file, made and written there first if need be.
+
+        Args:
+            name: the file, as a path within the folder.
+            identity: what it depends on, besides what every file does.
+            make: makes it.
+        """
+        return self.stored(
+            name,
+            identity,
+            read=partial(read_frame, form=_FRAME),
+            write=lambda path, whole: write_frame(path, _FRAME, make(), identity=whole),
+        )
+
+    def record(
+        self, name: str, identity: Identity, make: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """The JSON content of a file, made and written there first if need be."""
+        return self.stored(
+            name,
+            identity,
+            read=partial(read_record, form=_RECORD),
+            write=lambda path, whole: write_record(path, _RECORD, make(), identity=whole),
+        )
+
+    def stored(
+        self,
+        name: str,
+        identity: Identity,
+        *,
+        read: Callable[[Path], tuple[T, Any]],
+        write: Callable[[Path, Identity], object],
+    ) -> T:
+        """What a file holds, written first where there is none or not the one of this run.
+
+        Args:
+            name: the file, as a path within the folder.
+            identity: what it depends on, besides what every file does.
+            read: gives content and identity of a file.
+            write: writes a file with this identity.
+        """
+        path, whole = self.file(name), self.whole(identity)
+        if not self.holds(path, whole, read):
+            self.claim()
+            write(path, whole)
+        return read(path)[0]
+
+    def whole(self, identity: Identity) -> dict[str, Any]:
+        """An identity with what every file depends on, as JSON holds it."""
+        return json.loads(json.dumps({**self._identity, **identity}))
+
+    def holds(self, path: Path, identity: Identity, read: Callable[[Path], tuple[T, Any]]) -> bool:
+        """Whether a file is there, is whole, and was made by what this run would make it of."""
+        if not path.exists():
+            return False
+        try:
+            _, recorded = read(path)
+        except DamagedFileError:
+            self.set_aside(path)
+            return False
+        except InvalidInputError:  # written before files said what made them
+            recorded = {}
+        if recorded != identity:
+            self._warn_of_other(path, recorded, identity)
+        return recorded == identity
+
+    def set_aside(self, path: Path) -> None:
+        """Rename a damaged file, and say so."""
+        self.claim()
+        warnings.warn(
+            f"{path} is damaged; it is made again, and kept as {set_aside(path).name}.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    def csv(self, name: str, frame: pd.DataFrame) -> None:
+        """Write a frame as csv, unless the file holds just that."""
+        path = self.file(name)
+        if not path.is_file() or path.read_bytes() != csv_text(frame).encode():
+            self.claim()
+            write_csv(path, frame)
+
+    def check_complete(self) -> None:
+        """Refuse to end as if nothing had happened where files were deleted meanwhile.
+
+        Raises:
+            MissingFileError: files of the run are gone; they are counted.
+        """
+        gone = [path for path in self._in_use if not path.exists()]
+        if gone:
+            raise MissingFileError(
+                f"{len(gone)} of {len(self._in_use)} files of this run are gone from {self.path} "
+                f"(the first is {gone[0].name}): something deleted them while it ran; start it "
+                "again, and they are made anew."
+            )
+
+    def _warn_of_other(self, path: Path, recorded: Any, identity: Identity) -> None:
+        """Say once per run that a file was made by something else."""
+        if self._has_warned:
+            return
+        self._has_warned = True
+        there = recorded if isinstance(recorded, Mapping) else {}
+        different = [name for name, value in identity.items() if there.get(name) != value]
+        reason = f"other {', '.join(different)}" if there else "it does not say by what"
+        warnings.warn(
+            f"{path} was not made by this run ({reason}); it is made again, and so is every other "
+            "file here that was not.",
+            UserWarning,
+            stacklevel=3,
+        )
