@@ -152,7 +152,7 @@ def test_transformer_lens_4_has_bridges_only(folders, loaded):
     with pytest.raises(InvalidInputError, match=rf"{reason}\); load it with backend='bridge'"):
         load_model(folders[2], backend="hooked")
     with pytest.raises(MissingFileError, match=reason):
-        load_model("gelu-1l")
+        load_model("gelu-1l", use_safetensors=False)
 
 
 def test_what_transformer_lens_4_removed_is_imported_where_it_is_needed():
@@ -215,6 +215,11 @@ def test_a_name_in_the_format_of_transformer_lens_needs_that_backend():
     with pytest.raises(InvalidInputError, match=r"own format.*backend='hooked'"):
         load_model("gelu-1l", backend="bridge")
     with pytest.raises(MissingFileError, match=r"'NeelNanda/GELU_1L512W_C4_Code' could not be"):
+        load_model("gelu-1l", use_safetensors=False)
+
+
+def test_a_name_in_the_format_of_transformer_lens_is_a_pickle():
+    with pytest.raises(InvalidInputError, match=r"are pickles in.*pass use_safetensors=False"):
         load_model("gelu-1l")
 
 

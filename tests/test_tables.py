@@ -41,7 +41,7 @@ def test_markdown_has_a_line_a_condition_and_a_note(table):
     assert lines[0] == "| condition | neurons | a_b | w\\|v |"
     assert lines[1] == "| --- | ---: | ---: | ---: |"
     assert lines[3] == "| general ×2 | 8,087 | 37.93* (-26.27) | 58.50 (+0.50) |"
-    assert "alignment for w|v" in lines[-1]
+    assert r"alignment for w\|v" in lines[-1]
     assert "p < 0.05" in lines[-1]
 
 

@@ -34,10 +34,10 @@ from datasets import Dataset, Features, List, Value
 from culnig_tl.benchmarks.blend import BLEND, halved, topics
 from culnig_tl.benchmarks.definition import Benchmark
 from culnig_tl.benchmarks.loading import Hub, Loaded, Source, checked_folder
-from culnig_tl.benchmarks.records import Record, Records, cut, loads_once, records, text_fault
+from culnig_tl.benchmarks.records import Record, Records, cut, records, text_fault
 from culnig_tl.cultures import in_a_sentence
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.questions import TEXT_COLUMNS, Split, Template, filled, read_table
+from culnig_tl.questions import TEXT_COLUMNS, Split, Template, filled, loads_once, read_table
 
 LANGUAGES = {
     "USA": "en",

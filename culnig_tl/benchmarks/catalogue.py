@@ -17,7 +17,14 @@ from culnig_tl.benchmarks.definition import Benchmark, Measure
 from culnig_tl.benchmarks.loading import Source
 from culnig_tl.benchmarks.sample import drawn, drawn_per_culture, with_values
 from culnig_tl.cultures import culture_key
-from culnig_tl.errors import InvalidInputError, UnknownNameError, check_choice
+from culnig_tl.errors import (
+    InvalidInputError,
+    UnknownNameError,
+    check_choice,
+    check_number,
+    check_seed,
+    check_some,
+)
 from culnig_tl.questions import Split, Template
 
 
@@ -51,7 +58,7 @@ def load_benchmark(
         data_dir: the folder of that benchmark's files; None fetches them from the hub.
         cultures: only these, in any benchmark's spelling; None takes all.
         topics: only these, as the benchmark names them; None takes all.
-        limit: at most so many rows, drawn with ``seed``, in their order.
+        limit: at most so many rows, drawn with ``seed`` from each culture in turn, in their order.
         per_culture: at most so many rows of each culture, drawn with ``seed``, in their order;
             ``limit`` counts what is left.
         seed: seed of the draws.
@@ -67,8 +74,8 @@ def load_benchmark(
     Raises:
         UnknownNameError: an unknown benchmark, culture or topic; those that there are are listed.
         MissingFileError: files that are not in ``data_dir``, or a hub out of reach.
-        InvalidInputError: a limit below 1, a record that cannot be used, no templates in the list,
-            templates for atlas, or a Benchmark under another's name.
+        InvalidInputError: a limit below 1, an empty list, a record that cannot be used, templates
+            for atlas, or a Benchmark under another's name.
 
     Example:
         >>> load_benchmark("atlas", split="test", cultures=["Iran"], limit=3)["culture"][:]
@@ -78,6 +85,13 @@ def load_benchmark(
     """
     value = register(name) if isinstance(name, Benchmark) else benchmark(name)
     check_choice("split", split, get_args(Split))
+    for argument, number in (("limit", limit), ("per_culture", per_culture)):
+        if number is not None:
+            check_number(argument, number, low=1, whole=True)
+    for argument, names in (("cultures", cultures), ("topics", topics)):
+        if names is not None:
+            check_some(argument, names)
+    check_seed(seed)
     if cultures is not None:
         value.check_culture()
     source = Source(None if data_dir is None else Path(data_dir).expanduser(), revision)

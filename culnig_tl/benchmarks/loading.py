@@ -24,9 +24,9 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import HfHubHTTPError
 
-from culnig_tl.benchmarks.records import Records, loads_once, records
+from culnig_tl.benchmarks.records import Records, records
 from culnig_tl.errors import InvalidInputError, MissingFileError, first_line
-from culnig_tl.questions import TABLES, read_table
+from culnig_tl.questions import TABLES, loads_once, read_table
 
 Columns = Mapping[str, Sequence[str]]
 """Names of ours, each with the names that files give that column."""
@@ -163,7 +163,7 @@ def _is_object(path: Path) -> bool:
                 loads_once(part if part.strip() else "null")
     except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
         raise InvalidInputError(
-            f"{path} cannot be read as {kind} ({error}); write the file anew."
+            f"{path} cannot be read as {kind} ({first_line(error)}); write the file anew."
         ) from error
     return is_object
 

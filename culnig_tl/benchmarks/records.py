@@ -6,7 +6,6 @@ reported with its place, and all faults of a benchmark at once. A record that co
 once; the same key with other content is a fault.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ import pandas as pd
 
 from culnig_tl.cultures import culture_name, is_name
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.questions import Item, Split
+from culnig_tl.questions import Item, Split, loads_once
 
 T = TypeVar("T")
 _LISTED = 10
@@ -183,15 +182,6 @@ def parsed_json(record: Record, name: str) -> Any:
         record.refuse([f"{name} {cut(cell)} is not JSON ({error})"])
 
 
-def loads_once(text: str) -> Any:
-    """JSON in which no object has a key twice.
-
-    Raises:
-        ValueError: the text is no JSON, or a key comes twice.
-    """
-    return json.loads(text, object_pairs_hook=_with_keys_once)
-
-
 def option_faults(options: Any, letters: str, answer: str) -> list[str]:
     """What is wrong with options by label: they go by ``letters`` from A on, each with its text."""
     if not isinstance(options, dict):
@@ -236,11 +226,3 @@ def _text(cell: Any) -> Any:
         return ""
     is_number = isinstance(cell, int | float) and not isinstance(cell, bool) and isfinite(cell)
     return str(cell) if is_number else cell
-
-
-def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        twice = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
-        raise ValueError(f"the key {twice[0]!r} comes twice")
-    return content

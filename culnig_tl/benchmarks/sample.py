@@ -1,11 +1,12 @@
 """Some of the rows of a benchmark: those of a culture or topic, or a draw."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from datasets import Dataset
 
-from culnig_tl.errors import InvalidInputError, UnknownNameError
+from culnig_tl.errors import UnknownNameError
 
 
 def with_values(
@@ -34,24 +35,28 @@ def with_values(
 
 
 def drawn(rows: Dataset, limit: int, seed: int) -> Dataset:
-    """At most ``limit`` rows, drawn with ``seed``, in their order.
+    """At most ``limit`` rows, drawn with ``seed`` from each culture in turn, in their order.
 
-    Raises:
-        InvalidInputError: a limit below 1.
+    The rows are shuffled; the first of each culture are taken, then the second of each, until there
+    are ``limit``. So no culture gives two rows more than another that has some left.
     """
-    _check_number("limit", limit)
-    return rows if limit >= len(rows) else rows.select(_draw(list(range(len(rows))), limit, seed))
+    if limit >= len(rows):
+        return rows
+    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
+    cultures, counts = rows["culture"][:], Counter[str]()
+    turns = []
+    for row in order:
+        turns.append(counts[cultures[row]])
+        counts[cultures[row]] += 1
+    first = np.argsort(turns, kind="stable")[:limit]
+    return rows.select(sorted(order[place] for place in first))
 
 
 def drawn_per_culture(rows: Dataset, limit: int, seed: int) -> Dataset:
     """At most ``limit`` rows of each culture, drawn with ``seed``, in their order.
 
     A culture's draw does not depend on the other cultures in the rows.
-
-    Raises:
-        InvalidInputError: a limit below 1.
     """
-    _check_number("per_culture", limit)
     places: dict[str, list[int]] = {}
     for place, culture in enumerate(rows["culture"]):
         places.setdefault(culture, []).append(place)
@@ -61,10 +66,3 @@ def drawn_per_culture(rows: Dataset, limit: int, seed: int) -> Dataset:
 def _draw(places: list[int], limit: int, seed: int) -> list[int]:
     order = np.random.default_rng(seed).permutation(len(places))
     return sorted(places[i] for i in order[:limit])
-
-
-def _check_number(name: str, limit: int) -> None:
-    if limit < 1:
-        raise InvalidInputError(
-            f"{name} is {limit}; give a number of rows from 1 up, or None for all."
-        )

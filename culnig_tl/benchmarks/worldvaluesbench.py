@@ -29,10 +29,10 @@ import pandas as pd
 
 from culnig_tl.benchmarks.definition import Benchmark, Measure
 from culnig_tl.benchmarks.loading import Loaded, Source, checked_folder
-from culnig_tl.benchmarks.records import cut, loads_once, text_fault
+from culnig_tl.benchmarks.records import cut, text_fault
 from culnig_tl.cultures import culture_name, in_a_sentence, is_name
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.questions import Item, Split, Template, ranges, rows_of
+from culnig_tl.questions import Item, Split, Template, loads_once, ranges, rows_of
 
 N_IDENTIFY = 40
 _WORDINGS = (

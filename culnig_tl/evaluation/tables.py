@@ -2,32 +2,46 @@
 
 A cell is the measure in percent, a star where the drop beats random neurons of the same number
 (p < 0.05, paired bootstrap), and in brackets the change in points. The tidy table itself goes to a
-file with ``table.to_csv(path, index=False)``.
+file with ``spreadsheet_safe(table).to_csv(path, index=False)``.
+
+Names of benchmarks, conditions and measures are anyone's: whatever Markdown, HTML or LaTeX would
+take for its own is escaped in both.
 
 A table of ``ct.selectivity`` is printed by the same writers, in percent and points: how far
 ``P(answer)`` falls on each benchmark, and how much further than on general questions.
 """
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.evaluation.bootstrap import STAR
 from culnig_tl.evaluation.published import published
 from culnig_tl.evaluation.selectivity import ENOUGH_CLUSTERS, ENOUGH_SETS
 from culnig_tl.evaluation.summary import condition_labels
+from culnig_tl.files import spreadsheet_safe
 
 __all__ = [
     "paper_table",
     "published",
     "selectivity_note",
     "selectivity_table",
+    "spreadsheet_safe",
     "to_latex",
     "to_markdown",
 ]
 
+_MOST_DIGITS = 15
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    | {"×": r"$\times$"}
+)
+_MARKDOWN = str.maketrans({"\\": r"\\", "|": r"\|", "`": r"\`", "&": "&amp;"})
+_LABEL = re.compile(r"[\w:;.,+/ -]+")
 _ENDS = ("", "_cluster_low", "_cluster_high")
 _NEEDED = (
     "benchmark",
@@ -65,6 +79,7 @@ def paper_table(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
         >>> wide[["condition", "neurons", "blend"]].to_numpy().tolist()[1]
         ['general (published)', '8,087', '37.93 (-26.29)']
     """
+    check_number("digits", digits, low=0, high=_MOST_DIGITS, whole=True)
     _check(table, _NEEDED, "compare or published")
     rows = []
     table = table.assign(condition=condition_labels(table))
@@ -103,6 +118,7 @@ def selectivity_table(table: pd.DataFrame, *, digits: int = 0) -> pd.DataFrame:
         >>> list(selectivity_table(ct.selectivity(answers)))[2:]
         ['P falls, atlas', 'P falls, general', 'selectivity, atlas']
     """
+    check_number("digits", digits, low=0, high=_MOST_DIGITS, whole=True)
     _check(table, _NEEDED_FOR_SELECTIVITY, "ct.selectivity")
     rows = []
     table = table.assign(condition=condition_labels(table))
@@ -119,6 +135,8 @@ def selectivity_table(table: pd.DataFrame, *, digits: int = 0) -> pd.DataFrame:
 def to_markdown(table: pd.DataFrame, *, digits: int | None = None) -> str:
     """The paper's table, or that of selectivity, in Markdown, with a line that explains its cells.
 
+    What names hold of Markdown's tables and code, of links and of HTML is escaped.
+
     Args:
         table: a table of ``compare``, ``summarise``, ``published`` or ``ct.selectivity``.
         digits: decimals of a percentage; by default 2, of selectivity 0.
@@ -134,31 +152,39 @@ def to_markdown(table: pd.DataFrame, *, digits: int | None = None) -> str:
         ["---", *["---:"] * (wide.shape[1] - 1)],
         *wide.to_numpy().tolist(),
     ]
-    body = "\n".join(
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
-    return f"{body}\n\n{note}\n"
+    body = "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
+    return f"{body}\n\n{_markdown(note)}\n"
 
 
 def to_latex(table: pd.DataFrame, *, digits: int | None = None, label: str = "tab:culnig") -> str:
     """The same in LaTeX (needs the package booktabs), the cells explained in the caption.
 
+    All that LaTeX would take for its own is escaped.
+
     Args:
         table: as in ``to_markdown``.
         digits: as in ``to_markdown``.
-        label: what ``\\ref`` calls the table.
+        label: what ``\\ref`` calls the table; it cannot be escaped.
+
+    Raises:
+        InvalidInputError: a label that LaTeX cannot read, or a frame that is no such table.
 
     Example:
         >>> import culnig_tl as ct
         >>> print(to_latex(ct.tables.published("Qwen3-14B")).splitlines()[0])
         \\begin{table}
     """
+    if not _LABEL.fullmatch(label):
+        raise InvalidInputError(
+            f"label is {label!r}, which LaTeX cannot read as one; give letters, digits and any of "
+            ": ; . , + / _ - as in 'tab:culnig'."
+        )
     wide, note = _printed(table, digits)
-    escaped = wide.map(_escaped).rename(columns=_escaped)
+    escaped = wide.map(_latex).rename(columns=_latex)
     return escaped.to_latex(
         index=False,
         column_format="l" + "r" * (wide.shape[1] - 1),
-        caption=_escaped(note),
+        caption=_latex(note),
         label=label,
     )
 
@@ -166,7 +192,9 @@ def to_latex(table: pd.DataFrame, *, digits: int | None = None, label: str = "ta
 def _printed(table: pd.DataFrame, digits: int | None) -> tuple[pd.DataFrame, str]:
     """The cells of a table, and the line that explains them."""
     if "general_fall" in table:
-        return selectivity_table(table, digits=digits or 0), selectivity_note(table)
+        return selectivity_table(table, digits=0 if digits is None else digits), selectivity_note(
+            table
+        )
     return paper_table(table, digits=2 if digits is None else digits), _note(table)
 
 
@@ -232,8 +260,16 @@ def _note_on_sets(table: pd.DataFrame) -> str:
     return f"No star without {ENOUGH_SETS} layer-matched random sets: {lowest}."
 
 
-def _escaped(text: str) -> str:
-    """Text with LaTeX's own characters escaped."""
-    for character in "&%$#_{}":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("×", "$\\times$")
+def _latex(text: str) -> str:
+    """Text in one line with LaTeX's own characters escaped.
+
+    An asterisk or a bracket at the start would belong to the ``\\\\`` that ends the line before.
+    """
+    line = " ".join(text.split()).translate(_LATEX)
+    return f"{{}}{line}" if line.startswith(("*", "[")) else line
+
+
+def _markdown(text: str) -> str:
+    """Text in one line with Markdown's own characters, and HTML, escaped."""
+    line = " ".join(text.split()).translate(_MARKDOWN)
+    return re.sub(r"<(?! )", "&lt;", line).replace("](", r"]\(")

@@ -45,7 +45,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.html.components import fragment
 from culnig_tl.html.tokens import ABOVE, BELOW, Html
 
@@ -78,6 +78,9 @@ def colored_tokens(
         >>> colored_tokens(["<bos>", "a<b"], [0.5, -1.0])
         Html()
     """
+    for name, end in (("min_value", min_value), ("max_value", max_value)):
+        if end is not None:
+            check_number(name, end)
     numbers = _numbers(values, axes=["tokens"])
     _check_tokens(tokens, numbers, axis=0)
     limit = float(numbers.abs().max()) or 1.0
@@ -166,8 +169,7 @@ def topk_tokens(
         >>> topk_tokens([["<bos>", "tea"]], [torch.rand(4, 2, 8)])
         Html()
     """
-    if max_k < 1:
-        raise InvalidInputError(f"max_k is {max_k}; list at least 1 token.")
+    check_number("max_k", max_k, low=1, whole=True)
     numbers = [_numbers(array, axes=["layers", "tokens", "neurons"]) for array in activations]
     _check_samples(tokens, numbers, axis=1)
     orders = [array.argsort(dim=1, descending=True, stable=True) for array in numbers]

@@ -164,18 +164,19 @@ def figure(plot: go.Figure, *, name: str, label: str, caption: str) -> str:
         label: what it shows, for those who cannot see it.
         caption: how to read it.
     """
+    content, config = _in_script(plot.to_json() or ""), json.dumps(_FIGURE_CONFIG)
     return (
         f'<figure>\n<div id="{escape(name)}" class="plot" role="img" aria-label="{escape(label)}">'
         f"</div>\n<figcaption>{escape(caption)}</figcaption>\n"
-        f"<script>Plotly.newPlot({json.dumps(name)}, "
-        f"Object.assign({_json(plot)}, {{config: {json.dumps(_FIGURE_CONFIG)}}}));</script>\n"
+        f"<script>Plotly.newPlot({_in_script(json.dumps(name))}, "
+        f"Object.assign({content}, {{config: {config}}}));</script>\n"
         "</figure>\n"
     )
 
 
-def _json(plot: go.Figure) -> str:
-    """The figure's JSON, without anything that ends a script."""
-    return (plot.to_json() or "").replace("<", "\\u003c").replace(">", "\\u003e")
+def _in_script(content: str) -> str:
+    """JSON without anything that ends a script."""
+    return content.replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _group(name: str, rows: Sequence[Row], numeric: Sequence[bool]) -> str:

@@ -18,12 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformers import PreTrainedModel
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.models.checkpoint import one_line
+from culnig_tl.models.library import TransformerBridge, build_bridge_from_module
 
 
 def build(hf_model: PreTrainedModel, name: str, dtype: torch.dtype) -> TransformerBridge:

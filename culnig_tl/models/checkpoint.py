@@ -2,11 +2,11 @@
 
 Nothing of a checkpoint is executed: code that comes with it and weights that are pickles are
 refused unless the user asks for them in transformers' words (``trust_remote_code=True``,
-``use_safetensors=False``). A hub that cannot be reached is asked once, not again for every file.
+``use_safetensors=False``); what a folder says of itself is checked before (see ``folder``). A hub
+that cannot be reached is asked once, not again for every file.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,20 @@ from typing import Any
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
-from transformer_lens.supported_models import MODEL_ALIASES
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from culnig_tl.atlas import EMBEDDED
-from culnig_tl.errors import InvalidInputError, MissingFileError
+from culnig_tl.errors import CulnigError, InvalidInputError, MissingFileError
+from culnig_tl.files import read_json
+from culnig_tl.models import folder as model_folder
+from culnig_tl.models.library import MODEL_ALIASES
 
 _ALSO_FOR_THE_TOKENIZER = (
     "revision",
@@ -29,7 +38,6 @@ _ALSO_FOR_THE_TOKENIZER = (
     "local_files_only",
     "gguf_file",
 )
-_PICKLES = ("*.bin", "*.pt", "*.pth")
 _PACKS = "support_avx512bf16_for_cpu"  # of bitsandbytes' Linear4bit
 
 
@@ -38,7 +46,8 @@ def locate(name: str | Path, options: Mapping[str, Any]) -> tuple[str, dict[str,
 
     Raises:
         MissingFileError: no such folder or file, or a folder that cannot be read.
-        InvalidInputError: weights that are pickles.
+        InvalidInputError: weights that are pickles, a LoRA adapter, or a configuration that sends
+            transformers elsewhere.
     """
     if name in EMBEDDED:
         return str(EMBEDDED[str(name)]), dict(options)
@@ -61,7 +70,8 @@ def read(
 
     Raises:
         MissingFileError: a checkpoint that cannot be found, or read, or is incomplete.
-        InvalidInputError: an option that transformers does not know, or weights that are pickles.
+        InvalidInputError: an option that transformers does not know, weights that are pickles, or a
+            configuration of another model than the weights.
     """
     every: dict[str, Any] = {"trust_remote_code": False, "attn_implementation": "eager"}
     if "gguf_file" not in options:
@@ -71,19 +81,19 @@ def read(
     every |= options
     shared = {key: every[key] for key in _ALSO_FOR_THE_TOKENIZER if key in every}
     try:
+        if "gguf_file" not in options:
+            _check_before(str(name), source, shared, options)
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+        _check_tokenizer(str(name), tokenizer)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, **every, output_loading_info=True
         )
+    except CulnigError:
+        raise
     except Exception as error:  # a config may have any value, and the code that reads it any fault
-        raise _refusal(str(name), options, error) from error
+        raise _refusal(str(name), source, options, error) from error
     hf_model, report = loaded
     _check_complete(str(name), hf_model, report)
-    if not tokenizer("A question?", add_special_tokens=False)["input_ids"]:
-        raise MissingFileError(
-            f"The tokenizer of {str(name)!r} has no tokens: it makes nothing of a text; save or "
-            "download its tokenizer files again."
-        )
     _keep_differentiable(hf_model)
     return hf_model.eval().requires_grad_(False), tokenizer
 
@@ -125,17 +135,31 @@ def _check_folder(folder: Path, options: Mapping[str, Any]) -> None:
             "that save_pretrained wrote, with config.json, weights and tokenizer (a LoRA adapter "
             "is merged into its model first), or a .gguf file."
         )
-    pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
-    if pickles and not any(folder.glob("*.safetensors")) and options.get("use_safetensors", True):
+    model_folder.check_config(str(folder), read_json(folder / "config.json"))
+    if (folder / "adapter_config.json").exists():
         raise InvalidInputError(
-            f"The weights in {folder} are pickles ({sorted(pickles)[0]}), which can run code when "
-            "they are read. If you trust them, convert them once: "
-            f"AutoModelForCausalLM.from_pretrained({str(folder)!r}, use_safetensors=False)"
-            f".save_pretrained({str(folder)!r}); or pass use_safetensors=False here."
+            f"{folder} holds a LoRA adapter (adapter_config.json) beside the model, which would "
+            "change it; merge the two by peft's merge_and_unload, or take the adapter's files out."
         )
+    model_folder.check_weights(folder, options)
 
 
-def _refusal(name: str, options: Mapping[str, Any], error: Exception) -> Exception:
+def _check_before(
+    name: str, source: str, shared: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    """What can be refused before transformers builds a model, from the hub or a folder."""
+    if shared["trust_remote_code"]:
+        return
+    places = {key: value for key, value in shared.items() if key != "trust_remote_code"}
+    content, _ = PretrainedConfig.get_config_dict(source, **places)
+    model_folder.check_config(name, content)
+    config = AutoConfig.from_pretrained(source, **shared)
+    if Path(source).is_dir() and options.get("use_safetensors", True):
+        weights = model_folder.shapes(Path(source), options)
+        model_folder.check_sizes(name, config, weights)
+
+
+def _refusal(name: str, source: str, options: Mapping[str, Any], error: Exception) -> Exception:
     """The sentence for what transformers raised."""
     reason = one_line(error)
     if isinstance(error, TypeError) and "unexpected keyword" in reason:
@@ -149,7 +173,11 @@ def _refusal(name: str, options: Mapping[str, Any], error: Exception) -> Excepti
             "pip install 'culnig-tl[gguf]'."
         )
     if "trust_remote_code" in str(error):
-        reason = "it needs code that comes with it, which runs only with trust_remote_code=True"
+        code = model_folder.own_code(Path(source))
+        reason = (
+            f"it needs code that comes with it{f' ({code})' if code else ''}, which runs only with "
+            "trust_remote_code=True in load_model"
+        )
     elif "ignore_mismatched_sizes" in reason:
         reason = "its weights have other shapes than its config.json says"
     elif "Unrecognized configuration class" in reason:
@@ -175,22 +203,62 @@ def _keep_differentiable(hf_model: PreTrainedModel) -> None:
             vars(module)[_PACKS] = False
 
 
+def _check_tokenizer(name: str, tokenizer: Any) -> None:
+    """It reads a text, and its chat templates are texts."""
+    if not tokenizer("A question?", add_special_tokens=False)["input_ids"]:
+        raise MissingFileError(
+            f"The tokenizer of {name!r} has no tokens: it makes nothing of a text; save or "
+            "download its tokenizer files again."
+        )
+    templates = getattr(tokenizer, "chat_template", None) or ""
+    listed = templates.values() if isinstance(templates, Mapping) else [templates]
+    if not all(isinstance(template, str) for template in listed):
+        raise InvalidInputError(
+            f"The chat template of {name!r} is {str(templates)[:80]!r}, expected a text; save or "
+            "download its tokenizer_config.json again."
+        )
+
+
 def _check_complete(name: str, hf_model: PreTrainedModel, report: Mapping[str, Any]) -> None:
     """Every weight comes from the files, and no layer of the files is left out."""
     if missing := sorted(report["missing_keys"]):
         raise MissingFileError(
             f"{name!r} is incomplete: {len(missing)} weights are not in its files, e.g. "
-            f"{missing[0]}; save or download the model again."
+            f"{', '.join(missing[:3])}; save or download the model again."
         )
     n_layers = hf_model.config.get_text_config().num_hidden_layers
-    layers = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
-    beyond = [
-        key
-        for key in sorted(report["unexpected_keys"])
-        if (match := layers.search(key)) and int(match[1]) >= n_layers
-    ]
-    if beyond:
+    modules = dict(hf_model.named_modules())
+    unread = [key for key in sorted(report["unexpected_keys"]) if _is_left_out(key, modules)]
+    places = {key: model_folder.layer_of(key) for key in unread}
+    if beyond := [key for key, place in places.items() if place and place[1] >= n_layers]:
         raise MissingFileError(
             f"{name!r} has a config.json of {n_layers} layers and weights of more, e.g. "
             f"{beyond[0]}; the two are not of the same model."
         )
+    if unread:
+        raise MissingFileError(
+            f"{name!r} has {len(unread)} weights that its config.json leaves out, e.g. "
+            f"{', '.join(unread[:3])}; the two are not of the same model."
+        )
+
+
+def _is_left_out(key: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a weight of the files belongs to a layer of this model that has no place for it.
+
+    Buffers that older versions saved, and parts of a larger model, belong to none.
+    """
+    place = model_folder.layer_of(key)
+    stem = place and next((name for name in modules if _is_stem(place[0], name)), None)
+    if not place or stem is None:
+        return False
+    _, number, rest = place
+    module, _, kind = rest.rpartition(".")
+    owner = modules.get(f"{stem}.{number}.{module}")
+    if kind not in ("weight", "bias"):
+        return False
+    return owner is None or kind in owner._parameters
+
+
+def _is_stem(listed: str, module: str) -> bool:
+    """Whether a list of layers in the files is this module; files may leave its prefix out."""
+    return module == listed or module.endswith(f".{listed}")

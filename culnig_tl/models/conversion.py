@@ -151,7 +151,7 @@ def hooked_config(
         if architecture == "GPT2LMHeadModel":
             config.n_ctx = config.n_positions  # transformers 5 no longer writes it
         config.save_pretrained(folder)
-        fields = library.loading.convert_hf_model_config(folder)
+        fields = library.loading.convert_hf_model_config(folder, trust_remote_code=False)
         fields |= _left_out(text, architecture)
     fields |= _positions(text, fields) | _sliding(text)
     fields |= {"device": device, "dtype": dtype, "init_weights": False, "tokenizer_name": None}
@@ -167,12 +167,23 @@ def lay_out_as_transformers(model: HookedModel) -> None:
         >>> ct.load_model().blocks[0].mlp.W_in.T.is_contiguous()
         True
     """
-    read = _READ_ATTENTION | (_READ_GATED_MLP if model.cfg.gated_mlp else {})
+    orders = axes_as_read(model)
     for name, weight in model.named_parameters():
-        axes = read.get(name.rpartition(".")[2])
+        axes = orders.get(name.rpartition(".")[2])
         if axes is not None:
             back = [axes.index(axis) for axis in range(len(axes))]
             weight.data = weight.data.permute(axes).contiguous().permute(back)
+
+
+def axes_as_read(model: HookedModel) -> dict[str, tuple[int, ...]]:
+    """The order in which forward passes read the axes of a weight, by the weight's last name.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> axes_as_read(ct.load_model())["W_in"]
+        (1, 0)
+    """
+    return _READ_ATTENTION | (_READ_GATED_MLP if model.cfg.gated_mlp else {})
 
 
 def _shared(text: PretrainedConfig) -> dict[str, Any]:

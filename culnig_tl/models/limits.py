@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_number
 
 # In this order: the first that a configuration has.
 _CONTEXT = (
@@ -21,7 +21,7 @@ _CONTEXT = (
 )
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _UNKNOWN_CONTEXT = 2048
-_LARGEST = 10**7  # tokenizers without a limit say 1e30
+_LARGEST = 10**7  # tokenizers without a limit say 1e30, and no model has more positions
 
 
 def context_length(hf_model: PreTrainedModel, tokenizer: Any, wanted: int | None) -> int:
@@ -60,8 +60,7 @@ def within(wanted: int | None, own: int, *, computed: bool) -> int:
     """
     if wanted is None:
         return own
-    if wanted < 1:
-        raise InvalidInputError(f"n_ctx is {wanted}; give the most tokens of a prompt, at least 1.")
+    check_number("n_ctx", wanted, low=1, whole=True)
     if wanted > own and not computed:
         raise InvalidInputError(
             f"n_ctx is {wanted} and this model has a table of {own} positions; take at most {own}."
@@ -97,7 +96,7 @@ def _own_context(hf_model: PreTrainedModel) -> int | None:
     for config in (hf_model.config.get_text_config(), hf_model.config):
         for name in _CONTEXT:
             value = getattr(config, name, None)
-            if isinstance(value, int) and value > 0:
+            if type(value) is int and 0 < value <= _LARGEST:
                 return value
     return None
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from culnig_tl.atlas import EMBEDDED
 from culnig_tl.errors import InvalidInputError, check_choice
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import agreement, bridge, checkpoint, conversion, limits, pretrained
+from culnig_tl.models.library import TransformerBridge, same_root_logger
 
 if TYPE_CHECKING:  # TransformerLens 4 has none
     from transformer_lens import HookedTransformer
@@ -35,6 +35,8 @@ _DTYPES = {
 _NATIVE = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
 
 
+@same_root_logger()
+@torch.inference_mode(False)  # weights that were made in it cannot be differentiated
 def load_model(
     name: str | Path = "atlas",
     *,
@@ -90,8 +92,9 @@ def load_model(
     source, options = checkpoint.locate(origin.source, options)
     _check_options(source, backend, device, options)
     place = _usable_device(device)
-    if source.startswith(_NATIVE):
-        return _native(source, backend, dtype, place, n_ctx, trust)
+    if source.startswith(_NATIVE) and not Path(source).is_dir():
+        _check_native(source, backend, options)
+        return _native(source, dtype, place, n_ctx, trust)
     hf_model, tokenizer = checkpoint.read(name, source, _DTYPES[dtype], options)
     if "device_map" not in options:
         hf_model.to(place)  # pyright: ignore[reportArgumentType]
@@ -126,6 +129,19 @@ def _check_options(
                 f"{option} is for a TransformerBridge and backend is 'hooked' for {source}; take "
                 "backend='bridge'."
             )
+
+
+def _check_native(source: str, backend: Backend, options: dict[str, Any]) -> None:
+    if backend == "bridge":
+        raise InvalidInputError(
+            f"{source} is stored in TransformerLens's own format, which a TransformerBridge cannot "
+            "read; load it with backend='hooked'."
+        )
+    if options.get("use_safetensors", True):
+        raise InvalidInputError(
+            f"The weights of {source} are pickles in TransformerLens's own format, which can run "
+            "code when they are read; if you trust them, pass use_safetensors=False."
+        )
 
 
 def _usable_device(device: str | None) -> str:
@@ -210,15 +226,8 @@ def _refused(source: str, fault: str) -> InvalidInputError:
     )
 
 
-def _native(
-    source: str, backend: Backend, dtype: Dtype, device: str, n_ctx: int | None, trust: bool
-) -> LoadedModel:
+def _native(source: str, dtype: Dtype, device: str, n_ctx: int | None, trust: bool) -> LoadedModel:
     """A model that was published in TransformerLens's format; its tokenizer is another one's."""
-    if backend == "bridge":
-        raise InvalidInputError(
-            f"{source} is stored in TransformerLens's own format, which a TransformerBridge cannot "
-            "read; load it with backend='hooked'."
-        )
     model = conversion.load_native(source, dtype=_DTYPES[dtype], device=device)
     comparison = agreement.compare(model, agreement.of_itself(model))
     if comparison.fault and not trust:

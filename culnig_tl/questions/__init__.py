@@ -39,6 +39,7 @@ from culnig_tl.questions.schema import (
     TEXT_COLUMNS,
     Split,
     fingerprint,
+    loads_once,
     questions,
     ranges,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "fingerprint",
     "groups_within",
     "label_tokens",
+    "loads_once",
     "order_of",
     "padded",
     "padding_token",

@@ -37,6 +37,8 @@ _TEMPLATE_ERRORS = (  # what a program in Jinja can raise, or transformers on it
     AttributeError,
     ArithmeticError,
     RecursionError,
+    MemoryError,
+    SyntaxError,
 )
 
 

@@ -3,8 +3,6 @@
 import codecs
 import csv
 import gzip
-import json
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,16 @@ from typing import Any
 import pandas as pd
 from datasets import Dataset
 
-from culnig_tl.errors import InvalidInputError, MissingFileError
+from culnig_tl.errors import InvalidInputError, MissingFileError, first_line
 from culnig_tl.questions.prompts import Template
-from culnig_tl.questions.schema import FEATURES, check_columns, column_names, questions, ranges
+from culnig_tl.questions.schema import (
+    FEATURES,
+    check_columns,
+    column_names,
+    loads_once,
+    questions,
+    ranges,
+)
 from culnig_tl.questions.tables import OPTION_COLUMNS, rows_of_table
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet")
@@ -137,9 +142,9 @@ def read_table(path: Path) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise _not_utf8(path, "cp1252", f"not UTF-8 (byte {byte:#04x}), probably cp1252") from error
-    except (ValueError, OSError, EOFError, zlib.error, RecursionError) as error:
+    except Exception as error:  # whatever pandas and pyarrow make of a damaged file
         raise InvalidInputError(
-            f"{path} cannot be read as {kind} ({error}); write the file anew."
+            f"{path} cannot be read as {kind} ({first_line(error)}); write the file anew."
         ) from error
 
 
@@ -188,14 +193,19 @@ def _read_json(path: Path) -> pd.DataFrame:
     text = _text_of(path)
     if text[:1] == "{" and text.partition("\n")[0].rstrip().endswith("}"):
         return _read_json_lines(path)
-    content = json.loads(text)
+    content = loads_once(text)
     return pd.DataFrame(_objects(content) if isinstance(content, list) else content, dtype=object)
 
 
 def _read_json_lines(path: Path) -> pd.DataFrame:
     lines = _text_of(path).split("\n")
-    records = _objects([json.loads(line) for line in lines if line.strip()])
+    records = _objects([loads_once(line) for line in lines if line.strip()])
     return pd.DataFrame(records, dtype=object)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """As objects, so that text which is none shows here and not where a cell is first read."""
+    return pd.read_parquet(path).astype(object)
 
 
 def _objects(records: list[Any]) -> list[dict[str, Any]]:
@@ -214,7 +224,7 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     "tsv": _read_tsv,
     "json": _read_json,
     "jsonl": _read_json_lines,
-    "parquet": pd.read_parquet,
+    "parquet": _read_parquet,
 }
 
 
@@ -223,6 +233,6 @@ def _parsed_options(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
     try:
-        return json.loads(cell)
+        return loads_once(cell)
     except (ValueError, RecursionError):
         return cell

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import numpy as np
 from datasets import Dataset
 
-from culnig_tl.errors import InvalidInputError, check_choice
+from culnig_tl.errors import InvalidInputError, check_choice, check_seed
 from culnig_tl.questions.schema import questions
 
 SplitBy = Literal["topic", "id"]
@@ -34,6 +34,7 @@ def split(rows: Dataset, *, by: SplitBy = "topic", seed: int = 0) -> tuple[Datas
         [['Education', 'Food', 'Sport'], ['Family', 'Holidays/Celebration/Leisure', 'Work life']]
     """
     check_choice("by", by, get_args(SplitBy))
+    check_seed(seed)
     rows = questions(rows)
     groups = sorted(set(rows[by]))
     if len(groups) < 2:

@@ -19,8 +19,8 @@ from datasets import Dataset
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError, check_choice
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.errors import InvalidInputError, check_choice, check_number
+from culnig_tl.hooked_model import HookedModel, check_default_device
 from culnig_tl.questions.batching import Batch, groups_within, padded, padding_token
 from culnig_tl.questions.chat import template_source
 from culnig_tl.questions.dates import prompt_date
@@ -295,8 +295,9 @@ def prepare(
     Raises:
         InvalidInputError: rows that cannot be used, a chat template that drops a question or opens
             no reply, a label that is not one token after its prompt, a prompt longer than the
-            model's context or than the budget, a token beyond the model's vocabulary, or questions
-            prepared for another model or with another template.
+            model's context or than the budget, a token beyond the model's vocabulary, questions
+            prepared for another model or with another template, or another default device of
+            torch than the CPU.
         UnknownNameError: there is no chat template of that name.
 
     Example:
@@ -306,6 +307,8 @@ def prepare(
         3 prompts of 3 questions for atlas, 94 tokens
     """
     check_choice("shared_tokens", shared_tokens, ("drop", "refuse", "keep"))
+    check_number("token_budget", token_budget, low=1, whole=True)
+    check_default_device()
     if isinstance(rows, PreparedQuestions):
         return _checked(rows, model, chat, template)
     measure_sites(model)

@@ -29,6 +29,7 @@ follows the prompt. Options that begin with the same token cannot be told apart 
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
@@ -222,7 +223,7 @@ def faults_of(row: Mapping[str, Any]) -> list[str]:
     if empty := [name for name in ("id", "prompt") if name not in wrong and not row[name]]:
         faults.append(f"{' and '.join(empty)} must not be empty")
     faults += _option_faults(row["options"], row["answer"])
-    if (row.get(LABEL) or LABELS[0]) not in LABELS:
+    if not (row.get(LABEL) is None or (is_text(row[LABEL]) and row[LABEL] in ("", *LABELS))):
         faults.append(f"{LABEL} {row[LABEL]!r} is none of {', '.join(map(repr, LABELS))}")
     if not wrong:
         faults += _question_faults(row, row["prompt"] or "", row.get("question") or "")
@@ -254,6 +255,15 @@ def offset_of(row: Mapping[str, Any]) -> int | None:
     if int(cell) != float(cell):
         raise ValueError(cell)
     return int(cell)
+
+
+def loads_once(text: str) -> Any:
+    """JSON in which no object has a key twice.
+
+    Raises:
+        ValueError: the text is no JSON, or a key comes twice.
+    """
+    return json.loads(text, object_pairs_hook=_with_keys_once)
 
 
 def is_text(cell: Any) -> bool:
@@ -308,3 +318,11 @@ def ranges(numbers: Sequence[int]) -> str:
         for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
     ]
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
+        raise ValueError(f"the key {twice[0]!r} comes twice")
+    return content
