@@ -30,6 +30,7 @@ Ties keep layer-then-neuron order, so the same scores always give the same set.
 is ranked in the pool that it names (see ``sites``).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -38,7 +39,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError, check_choice
+from culnig_tl.errors import (
+    InvalidInputError,
+    check_choice,
+    check_flag,
+    check_number,
+    check_seed,
+)
+from culnig_tl.evaluation import control_exceeds, warn
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Neuron, NeuronSet
@@ -86,8 +94,12 @@ def culture_general(
         general_weight: what the general scores are multiplied by.
 
     Raises:
-        InvalidInputError: scores of different models, sites or cultures; a share outside 0 to 1;
-            general scores that are not clamped, or missing where the recipe needs them.
+        InvalidInputError: scores of different models, sites or cultures, or that are not finite; a
+            share outside 0 to 1; general scores that are not clamped, or missing where the recipe
+            needs them.
+
+    Warns:
+        UserWarning: the control's scores exceed the cultural ones.
 
     Example:
         >>> import culnig_tl as ct
@@ -95,7 +107,10 @@ def culture_general(
         >>> len(culture_general(ct.attribute(model, rows, progress=False)))
         23
     """
+    check_shares(mlp_top=mlp_top, attention_top=attention_top, recognition_top=recognition_top)
+    check_number("general_weight", general_weight, low=0)
     _check_comparable(cultural, control, recognition, general)
+    warn(control_exceeds(cultural, control))
     normalise, attention_top = _settled(recipe, normalise, attention_top, general)
     ranking = _Ranking(cultural, control, general, normalise, general_weight)
     shares: dict[PoolName, float] = {"mlp": mlp_top, "attention": attention_top}
@@ -103,9 +118,9 @@ def culture_general(
     for pool, top in shares.items():
         sites = _pool_sites(cultural, pool)
         rank = ranking.of(sites)
-        best = _top(rank, top, f"{pool}_top")
+        best = _top(rank, top)
         if recognition is not None:
-            names = _top(_totals(recognition, sites), recognition_top, "recognition_top")
+            names = _top(_totals(recognition, sites), recognition_top)
             best = best[~torch.isin(best, names)]
         score_of |= _located(best, rank, sites, cultural)
     return _as_set(
@@ -149,7 +164,8 @@ def culture_specific(
 
     Raises:
         UnknownNameError: scores without this culture.
-        InvalidInputError: scores of different models, sites or cultures; a share outside 0 to 1.
+        InvalidInputError: scores of one culture alone, of different models, sites or cultures, or
+            that are not finite; a share outside 0 to 1, or a ``min_z`` that is no finite number.
 
     Example:
         >>> import culnig_tl as ct
@@ -157,15 +173,19 @@ def culture_specific(
         >>> scores = ct.attribute(model, rows, progress=False)
         >>> iran = culture_specific(scores, culture=scores.cultures[0])
     """
+    check_shares(top=top, recognition_top=recognition_top)
+    check_number("min_z", min_z)
+    check_number("general_weight", general_weight, low=0)
     _check_comparable(cultural, control, recognition, general)
+    check_several_cultures(cultural.cultures)
     normalise, _ = _settled(recipe, normalise, None, general)
     ranking = _Ranking(cultural, control, general, normalise, general_weight)
     sites = _selectable_sites(cultural) if recipe == "published" else _pool_sites(cultural, "mlp")
     by_culture = torch.stack([ranking.of(sites, each) for each in cultural.cultures])
     rank = ranking.of(sites, culture)
-    best = _top(rank, top, "top")
+    best = _top(rank, top)
     if recognition is not None:
-        names = _top(_of_culture(recognition, sites, culture), recognition_top, "recognition_top")
+        names = _top(_of_culture(recognition, sites, culture), recognition_top)
         best = best[~torch.isin(best, names)]
     best = best[_z_scores(rank, by_culture)[best] >= min_z]
     return _as_set(
@@ -195,6 +215,8 @@ def random_neurons(
 
     Raises:
         UnknownNameError: a site that this model does not have.
+        InvalidInputError: more neurons than there are to draw from, or a seed that is no whole
+            number from 0 up.
 
     Example:
         >>> import culnig_tl as ct
@@ -202,9 +224,12 @@ def random_neurons(
         >>> len(random_neurons(ct.load_model(), like=one, seed=1))
         1
     """
+    check_seed(seed)
+    check_flag("layer_matched", layer_matched)
     sites = tuple(like.shapes) or like.sites or DEFAULT_SITES
     sites = tuple(site for site in sites if site_named(site).selectable)
     shapes = {site: site_shape(model, site) for site in sites}
+    _check_pool(like, shapes, layer_matched=layer_matched)
     generator = torch.Generator().manual_seed(seed)
     if layer_matched:
         counts = like.per_layer()
@@ -229,6 +254,52 @@ def random_neurons(
             "model_name": model.cfg.model_name,
         },
     )
+
+
+def check_shares(**shares: float | None) -> None:
+    """Refuse a share of the neurons that does not lie between 0 and 1; None is the recipe's own.
+
+    Raises:
+        InvalidInputError: with the share's name.
+
+    Example:
+        >>> check_shares(mlp_top=0.01, attention_top=None)
+    """
+    for name, share in shares.items():
+        if share is not None:
+            check_number(name, share, low=0, high=1)
+
+
+def check_finite_scores(*scores: NeuronScores | None) -> None:
+    """Refuse scores that cannot be ranked.
+
+    Raises:
+        InvalidInputError: scores that are NaN or infinite; they are counted.
+    """
+    for each in filter(None, scores):
+        for site, values in each.values.items():
+            if n_broken := int((~values.isfinite()).sum()):
+                raise InvalidInputError(
+                    f"{n_broken} of {values.numel()} scores at {site} are not finite numbers and "
+                    "cannot be ranked; score the questions again, in float32 where it was float16."
+                )
+
+
+def check_several_cultures(cultures: Sequence[str]) -> None:
+    """Refuse scores in which no culture can be told from others.
+
+    Raises:
+        InvalidInputError: there is one culture, or none.
+
+    Example:
+        >>> check_several_cultures(["Iran", "Spain"])
+    """
+    if len(cultures) < 2:
+        raise InvalidInputError(
+            f"These scores are of one culture alone ({', '.join(cultures) or 'without a name'}), "
+            "and a z-score compares at least two; score questions of several cultures, or select "
+            "culture-general neurons."
+        )
 
 
 def usual_attention_top(recipe: Recipe) -> float:
@@ -330,6 +401,7 @@ def _pool_sites(scores: NeuronScores, pool: PoolName) -> tuple[str, ...]:
 
 
 def _check_comparable(cultural: NeuronScores, *others: NeuronScores | None) -> None:
+    check_finite_scores(cultural, *others)
     for other in others:
         if other is None:
             continue
@@ -377,10 +449,8 @@ def _per_prompt(
     return torch.cat([torch.zeros(0), *values])
 
 
-def _top(rank: Float[Tensor, "neuron"], share: float, name: str) -> Tensor:
+def _top(rank: Float[Tensor, "neuron"], share: float) -> Tensor:
     """Indices of the best ``int(pool * share)``, best first; ties in their order."""
-    if not 0 <= share <= 1:
-        raise InvalidInputError(f"{name} is {share}; give a share of the neurons between 0 and 1.")
     return rank.argsort(descending=True, stable=True)[: int(len(rank) * share)]
 
 
@@ -393,6 +463,24 @@ def _z_scores(
     deviation = (exact - mean).square().mean(0).sqrt()
     z = (rank - mean) / deviation
     return torch.where(deviation == 0, 0.0, z)
+
+
+def _check_pool(
+    like: NeuronSet, shapes: Mapping[str, tuple[int, int]], *, layer_matched: bool
+) -> None:
+    """Refuse a set with more neurons than there are to draw from, in all or in one layer."""
+    pools = {"these sites": (len(like), sum(layers * width for layers, width in shapes.values()))}
+    if layer_matched:
+        for site in like.sites:
+            n_layers, width = shapes.get(site, (0, 0))
+            for layer, count in Counter(layer for layer, _ in like[site]).items():
+                pools[f"layer {layer} of {site}"] = (count, width if layer < n_layers else 0)
+    for place, (n_neurons, n_pool) in pools.items():
+        if n_neurons > n_pool:
+            raise InvalidInputError(
+                f"{n_neurons} neurons cannot be drawn from {place}, where this model has {n_pool} "
+                "that are selected; give a set of this model, at sites that are selected."
+            )
 
 
 def _location(place: int, shapes: Mapping[str, tuple[int, int]]) -> Neuron:

@@ -711,7 +711,8 @@ def test_a_limit_counts_what_is_left_of_each_culture():
 
 @pytest.mark.parametrize("number", [0, -3])
 def test_so_many_of_each_culture_below_one_is_a_sentence(number):
-    with pytest.raises(InvalidInputError, match=f"per_culture is {number}; give a number of rows"):
+    sentence = f"per_culture is {number}; give a whole number from 1 up"
+    with pytest.raises(InvalidInputError, match=sentence):
         load_benchmark("atlas", split="test", per_culture=number)
 
 

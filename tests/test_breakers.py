@@ -149,6 +149,9 @@ def run_with(monkeypatch, rows, general, tmp_path):
     return start
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Rows that test are among", "ignore:(Letter|Some) questions are at chance"
+)
 def test_a_run_names_breakers_and_answers_without_them(planted, run_with, general, rows, capsys):
     result = run_with(planted, SET)
     assert set(result.breakers["general"].neurons) == set(PAIR)
@@ -170,12 +173,18 @@ def test_a_run_names_breakers_and_answers_without_them(planted, run_with, genera
     assert "L1.mlp.hook_post.7: masking no more" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Rows that test are among", "ignore:(Letter|Some) questions are at chance"
+)
 def test_breakers_are_read_and_not_looked_for_again(planted, run_with, monkeypatch):
     first = run_with(planted, SET)
     monkeypatch.setattr(planted, "forward", lambda *_, **__: pytest.fail("a forward pass"))
     assert run_with(planted, SET).breakers == first.breakers
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Rows that test are among", "ignore:(Letter|Some) questions are at chance"
+)
 def test_without_breakers_a_run_is_what_it_was(planted, run_with):
     result = run_with(planted, NeuronSet.of(ORDINARY))
     assert set(result.table["condition"]) == {"original", "general", "random"}

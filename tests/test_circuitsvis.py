@@ -151,7 +151,7 @@ GRID = activations(2, 3, 4)
             "first_dimension_labels has 1 names for 3",
         ),
         (lambda: topk_tokens([["a", "b"]], [GRID]), r"2 tokens .* as many tokens as axis 1"),
-        (lambda: topk_tokens([["a"] * 3], [GRID], max_k=0), "max_k is 0; list at least 1"),
+        (lambda: topk_tokens([["a"] * 3], [GRID], max_k=0), "max_k is 0; give a whole number"),
         (
             lambda: topk_tokens([["a"] * 3], [GRID], sample_labels=["one", "two"]),
             "sample_labels has 2 names for 1",

@@ -150,7 +150,7 @@ def test_what_cannot_be_explored_is_a_sentence(explorer, model, rows, scores):
     explorer.target = "nobody"
     with pytest.raises(UnknownNameError, match=r"no neurons named 'nobody'; .*'pair'"):
         explorer.answers()
-    with pytest.raises(InvalidInputError, match=r"n_seen is 0; give at least 1"):
+    with pytest.raises(InvalidInputError, match=r"n_seen is 0; give a whole number from 1"):
         explore(model, rows, scores=scores, n_seen=0)
 
 

@@ -143,6 +143,9 @@ def test_a_method_of_one_s_own_is_pooled_and_summed_as_others_are(either, rows, 
         )
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Rows that test are among", "ignore:(Letter|Some) questions are at chance"
+)
 def test_a_method_and_a_benchmark_of_one_s_own_make_a_whole_run_with_its_report(tmp_path):
     model = ct.load_model()
     questions = ct.load_benchmark(DRINKS, split="identify")

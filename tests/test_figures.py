@@ -189,7 +189,7 @@ def test_an_empty_set_is_refused():
 
 
 def test_no_bins_are_refused():
-    with pytest.raises(InvalidInputError, match=r"^bins is 0; give .* at least 1\.$"):
+    with pytest.raises(InvalidInputError, match=r"^bins is 0; give a whole number from 1 up\.$"):
         figures.layer_heatmap(NeuronSet.of({"a": [(0, 0)]}), bins=0)
 
 

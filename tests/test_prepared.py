@@ -141,6 +141,7 @@ PASSES = {
 
 
 @pytest.mark.parametrize("name", PASSES)
+@pytest.mark.filterwarnings("ignore:(Letter|Some) questions are at chance")
 def test_every_pass_halves_its_budget_where_memory_runs_out(model, rows, caplog, name):
     whole = PASSES[name](model, rows)
     with caplog.at_level(logging.WARNING), scarce(model, 25):

@@ -67,6 +67,7 @@ seeds = st.integers(0, 10_000)
 
 
 @given(seeds, st.booleans(), shares, shares, shares)
+@pytest.mark.filterwarnings("ignore:The control scores higher")
 def test_culture_general_equals_the_loops(seed, ties, mlp_top, attention_top, recognition_top):
     given_scores = [random_scores(seed + i, ties=ties) for i in range(3)]
     options = {
@@ -126,6 +127,7 @@ def test_recognition_drops_the_top_of_each_pool_and_fills_no_gap():
     assert set(fewer) <= set(kept)
 
 
+@pytest.mark.filterwarnings("ignore:The control scores higher")
 def test_the_control_is_subtracted():
     scores = random_scores(4)
     halved = scores_of({site: value / 2 for site, value in scores.values.items()})

@@ -507,6 +507,7 @@ def test_p_values_of_probability_are_those_of_accuracy_where_the_two_are_the_sam
     assert mine["p_probability_sets"] == 1 / 10
 
 
+@pytest.mark.filterwarnings("ignore:(Letter|Some) questions are at chance")
 def test_compare_has_selectivity_where_there_is_a_general_benchmark(model, rows):
     mine = NeuronSet.of({"mlp.hook_post": [(0, k) for k in range(0, 64, 2)]})
     sets = [NeuronSet.of({"mlp.hook_post": [(1, k) for k in range(d, 64, 2)]}) for d in (0, 1)]
@@ -610,6 +611,7 @@ def test_the_figure_holds_the_frame_the_sets_and_a_diagonal(answers):
         figures.selectivity(frame.drop(columns="general_fall"))
 
 
+@pytest.mark.filterwarnings("ignore:The control scores higher")
 def test_the_report_shows_table_figure_and_categories_or_nothing(answers, tmp_path):
     rows = ct.load_benchmark("atlas", split="identify", cultures=["Iran", "Spain"], limit=32)
     run = ct.culnig(

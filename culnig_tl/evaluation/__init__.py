@@ -9,6 +9,7 @@
 | selectivity | ``selectivity``, ``verdict``: do cultural questions lose more than general ones? |
 | breakers | ``breakers``: neurons of a set that break the model whatever it is asked |
 | chance | ``chance_warning``: does the model as it is answer better than chance? |
+| trust | sentences on what makes numbers misleading: shared rows, few questions, ... |
 | effects | ``compare``, ``culture_effects``: several conditions side by side |
 | doses | ``dose_response``: factors from 0 to 2 |
 | ablation | ``ablation_effects``: one neuron at a time, the judge of every score |
@@ -22,10 +23,10 @@ An answer is correct when the arg-max token at the last position, decoded, equal
 
 from culnig_tl.evaluation import tables
 from culnig_tl.evaluation.ablation import ablation_effects
-from culnig_tl.evaluation.answers import NOTHING, Mode, answers, evaluate
+from culnig_tl.evaluation.answers import NOTHING, Mode, answers, check_answerable, evaluate
 from culnig_tl.evaluation.bootstrap import STAR
 from culnig_tl.evaluation.breakers import Breakers, breakers
-from culnig_tl.evaluation.chance import asks_for_letters, chance_warning
+from culnig_tl.evaluation.chance import asks_for_letters, chance_warning, correct_of_original
 from culnig_tl.evaluation.conditions import Condition, Keep, answers_under
 from culnig_tl.evaluation.doses import FACTORS, dose_response
 from culnig_tl.evaluation.effects import compare, culture_effects
@@ -40,6 +41,14 @@ from culnig_tl.evaluation.selectivity import (
     with_selectivity,
 )
 from culnig_tl.evaluation.summary import LAYER_MATCHED, accuracy_by, condition_labels, summarise
+from culnig_tl.evaluation.trust import (
+    control_exceeds,
+    few_questions,
+    no_general,
+    one_culture,
+    rows_in_common,
+    warn,
+)
 
 __all__ = [
     "ENOUGH_SETS",
@@ -58,18 +67,26 @@ __all__ = [
     "asks_for_letters",
     "breakers",
     "chance_warning",
+    "check_answerable",
     "compare",
     "condition_labels",
+    "control_exceeds",
+    "correct_of_original",
     "culture_effects",
     "dose_response",
     "evaluate",
     "evaluate_open",
+    "few_questions",
     "general_by_topic",
     "has_selectivity",
+    "no_general",
+    "one_culture",
+    "rows_in_common",
     "selectivity",
     "selectivity_of_sets",
     "summarise",
     "tables",
     "verdict",
+    "warn",
     "with_selectivity",
 ]

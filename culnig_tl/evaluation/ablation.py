@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.evaluation.answers import answers
 from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooks import check_intervention
 from culnig_tl.neurons import Listed, NeuronSet
 from culnig_tl.questions import Rows, prepare
 
@@ -42,7 +43,8 @@ def ablation_effects(
         over prompts) and accuracy_drop (points).
 
     Raises:
-        InvalidInputError: no neurons, rows that cannot be used, or neurons outside the model.
+        InvalidInputError: no neurons, a factor that is no finite number, rows that cannot be used,
+            or neurons outside the model; before the model runs.
 
     Example:
         >>> import culnig_tl as ct
@@ -54,7 +56,9 @@ def ablation_effects(
     neurons = NeuronSet.of(neurons)
     if not len(neurons):
         raise InvalidInputError("There are no neurons to switch off; give at least one.")
+    check_number("factor", factor)
     prepared = prepare(model, rows, token_budget=token_budget)
+    check_intervention(model, [neurons], factor)
     before = answers(prepared)
     effects = []
     for neuron in tqdm(list(neurons), desc="ablation", disable=not progress):

@@ -20,8 +20,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from culnig_tl.benchmarks import measure_of
-from culnig_tl.errors import check_choice
-from culnig_tl.evaluation.likelihood import option_log_probabilities
+from culnig_tl.errors import check_choice, check_number
+from culnig_tl.evaluation.likelihood import check_whole_options, option_log_probabilities
+from culnig_tl.evaluation.trust import same_rows, warn
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.logits import last_logits
@@ -71,21 +72,27 @@ def evaluate(
         100, NaN but for WorldValuesBench) always among them.
 
     Raises:
-        InvalidInputError: rows that cannot be used, neurons outside the model, with
-            ``mode="options"`` an option that is not one token, or clozes whose options cannot be
-            told apart by the first token that this mode reads.
+        InvalidInputError: a factor that is no finite number, an unknown mode, rows that cannot be
+            used, neurons outside the model, with ``mode="options"`` an option that is not one
+            token, or clozes whose options cannot be told apart by the first token that this mode
+            reads.
 
     Warns:
-        UserWarning: such clozes were left out (see ``prepare``).
+        UserWarning: such clozes were left out (see ``prepare``), or the neurons were found on these
+            very rows.
 
     Example:
         >>> import culnig_tl as ct
         >>> rows = ct.load_benchmark("atlas", split="test", limit=8)
         >>> accuracy = evaluate(ct.load_model(), rows)["correct"].mean()
     """
+    check_choice("mode", mode, get_args(Mode))
+    check_number("factor", factor)
     shared_tokens = "keep" if mode in _WHOLE else "drop"
     prepared = prepare(model, rows, token_budget=token_budget, shared_tokens=shared_tokens)
-    return answers(prepared, neurons or NOTHING, factor, mode=mode, progress=progress)
+    neurons = NOTHING if neurons is None else NeuronSet.of(neurons)
+    warn(same_rows([neurons], {"these rows": prepared}))
+    return answers(prepared, neurons, factor, mode=mode, progress=progress)
 
 
 def answers(
@@ -97,7 +104,7 @@ def answers(
     progress: bool = False,
 ) -> pd.DataFrame:
     """The frame of ``evaluate`` for prepared questions."""
-    check_choice("mode", mode, get_args(Mode))
+    check_answerable(prepared, mode)
     with torch.no_grad(), scaled_neurons(prepared.model, neurons, factor=factor):
         if mode in _WHOLE:
             logs = option_log_probabilities(prepared, progress=progress)
@@ -105,11 +112,29 @@ def answers(
         return _by_token(prepared, mode, progress)
 
 
-def _by_token(prepared: PreparedQuestions, mode: Mode, progress: bool) -> pd.DataFrame:
-    """The frame for answers that are read off the logits at the last position."""
+def check_answerable(prepared: PreparedQuestions, mode: Mode) -> None:
+    """Refuse options that an answer cannot be read from in this way, before the model runs.
+
+    Raises:
+        InvalidInputError: an unknown mode, clozes whose options cannot be told apart, an option
+            that is not one token, or one that changes the tokens of its prompt.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> rows = ct.load_benchmark("atlas", split="test", limit=3)
+        >>> check_answerable(ct.prepare(ct.load_model(), rows), "options")
+    """
+    check_choice("mode", mode, get_args(Mode))
+    if mode in _WHOLE:
+        check_whole_options(prepared)
+        return
     prepared.check_told_apart()
     if mode == "options":
         prepared.check_options()
+
+
+def _by_token(prepared: PreparedQuestions, mode: Mode, progress: bool) -> pd.DataFrame:
+    """The frame for answers that are read off the logits at the last position."""
     model = prepared.model
     predictions = [""] * len(prepared)
     probability = np.zeros(len(prepared))

@@ -20,6 +20,8 @@ interval by questions is about other questions of the same relations, and narrow
 import numpy as np
 from jaxtyping import Float, Int
 
+from culnig_tl.errors import check_number
+
 DRAWS = 2000
 STAR = 0.05
 """A drop with a smaller p-value gets a star, as in arXiv 2510.08284."""
@@ -38,6 +40,7 @@ def resampled_means(
         >>> resampled_means(np.ones((3, 2)), draws=4).tolist()
         [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
+    check_number("draws", draws, low=1, whole=True)
     n = len(values)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
     return weights @ values / n

@@ -23,14 +23,15 @@ Neurons of ``mlp.hook_pre`` are looked at where their products are, at ``mlp.hoo
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from culnig_tl.errors import InvalidInputError, check_choice, check_number
 from culnig_tl.evaluation.answers import NOTHING, Mode, answers
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.hooks import check_same_model
 from culnig_tl.logits import last_logits
 from culnig_tl.neurons import Listed, Neuron, NeuronSet
@@ -87,10 +88,21 @@ class Breakers:
     def from_json(cls, written: Mapping[str, Any]) -> "Breakers":
         """What ``to_json`` wrote.
 
+        Raises:
+            InvalidInputError: something else; what is wrong is named.
+
         Example:
             >>> Breakers.from_json(Breakers().to_json()) == Breakers()
             True
         """
+        names = ["candidates", "fall", "n_prompts", "neurons"]
+        if not isinstance(written, Mapping) or sorted(written) != names:
+            raise InvalidInputError(
+                f"{written!r:.80} is no record of breakers, which has {', '.join(names)}; delete "
+                "its file, and it is made anew."
+            )
+        check_number("fall", written["fall"], low=0.0, high=1.0)
+        check_number("n_prompts", written["n_prompts"], low=0, whole=True)
         return cls(
             neurons=_scored(written["neurons"]),
             fall=written["fall"],
@@ -127,7 +139,8 @@ def breakers(
 
     Raises:
         UnknownNameError: a site that this model does not have.
-        InvalidInputError: rows that cannot be used, or a set chosen on a model of other shape.
+        InvalidInputError: a number that is not finite or out of range, rows that cannot be used, or
+            a set chosen on a model of other shape.
 
     Example:
         >>> import culnig_tl as ct
@@ -135,6 +148,10 @@ def breakers(
         >>> len(breakers(ct.load_model(), rows, ct.answer_key("general")).neurons)
         0
     """
+    check_number("ratio", ratio, low=0.0)
+    check_number("fall", fall, low=0.0, high=1.0)
+    check_number("most", most, low=1, whole=True)
+    check_choice("mode", mode, get_args(Mode))
     neurons = NeuronSet.of(neurons)
     check_same_model(model, neurons)
     prepared = prepare(model, rows, token_budget=token_budget)
@@ -212,7 +229,7 @@ def _summed_activity(
         )
 
     fwd_hooks = [(hook_name(*point), partial(record, point=point)) for point in points]
-    with torch.no_grad(), model.hooks(fwd_hooks=fwd_hooks):
+    with hooked(model, fwd_hooks, gradients=False):
         last_logits(model, batch.tokens, batch.mask, ids=batch.ids)
     return sums
 
@@ -235,7 +252,15 @@ def _activity(neurons: NeuronSet) -> dict[str, float]:
     }
 
 
-def _scored(activity: Mapping[str, float]) -> NeuronSet:
+def _scored(activity: Any) -> NeuronSet:
+    """The neurons of activities by name, as ``_activity`` gives them."""
+    if not isinstance(activity, Mapping):
+        raise InvalidInputError(
+            f"{activity!r:.80} holds no neurons of breakers by name; delete its file, and it is "
+            "made anew."
+        )
+    for name, value in activity.items():
+        check_number(f"the activity of {name}", value, low=0.0)
     return NeuronSet.of(
         list(activity), scores={Neuron.parse(name): value for name, value in activity.items()}
     )

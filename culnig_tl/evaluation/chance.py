@@ -51,6 +51,16 @@ def chance_warning(tests: Mapping[str, PreparedQuestions], correct: Mapping[str,
     )
 
 
+def correct_of_original(answers: pd.DataFrame) -> dict[str, pd.Series]:
+    """Whether the model as it is answers rightly, by benchmark, out of ``answers_under``; nothing
+    where no condition is without neurons."""
+    without = answers[answers["n_neurons"] == 0].groupby("benchmark", sort=False)
+    return {
+        str(name): rows.loc[rows["condition"] == rows["condition"].iloc[0], "correct"]
+        for name, rows in without
+    }
+
+
 def asks_for_letters(prepared: PreparedQuestions) -> bool:
     """Whether every option is a single letter or digit.
 

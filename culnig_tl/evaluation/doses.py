@@ -6,15 +6,24 @@ a step or a fall on both sides of 1 says that the model was pushed out of its ra
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import get_args
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import (
+    InvalidInputError,
+    check_by_name,
+    check_choice,
+    check_numbers,
+    check_seed,
+)
 from culnig_tl.evaluation.answers import Mode
 from culnig_tl.evaluation.conditions import Condition, answers_under
 from culnig_tl.evaluation.summary import summarise
 from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooks import check_intervention
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import Rows, prepare
 
@@ -54,8 +63,9 @@ def dose_response(
         accuracy in % and probability (0 to 1), each with its 95 % interval (``_low``, ``_high``).
 
     Raises:
-        InvalidInputError: no neurons, factors or benchmarks, rows that cannot be used, or neurons
-            outside the model.
+        InvalidInputError: no neurons, factors or benchmarks, a factor that is no finite number or
+            given twice, rows that cannot be used, or neurons outside the model; before the model
+            runs.
 
     Example:
         >>> import culnig_tl as ct
@@ -65,11 +75,12 @@ def dose_response(
         >>> doses["factor"].tolist()
         [0.0, 1.0]
     """
-    if not len(neurons) or not len(factors) or not benchmarks:
-        raise InvalidInputError(
-            f"There are {len(neurons)} neurons, {len(factors)} factors and {len(benchmarks)} "
-            "benchmarks; give at least one each."
-        )
+    check_by_name("benchmarks", benchmarks)
+    check_numbers("factors", factors, distinct=True)
+    check_choice("mode", mode, get_args(Mode))
+    check_seed(seed)
+    if not len(neurons):
+        raise InvalidInputError("There are no neurons to scale; give at least one.")
     prepared = {
         name: prepare(model, rows, token_budget=token_budget) for name, rows in benchmarks.items()
     }
@@ -78,6 +89,8 @@ def dose_response(
         + ([Condition.of("random", random, factor)] if random else [])
         for factor in map(float, factors)
     ]
+    for of_factor in chain.from_iterable(conditions):
+        check_intervention(model, of_factor.sets, of_factor.factor)
     tables = [
         summarise(answers_under(prepared, at_factor, mode=mode), seed=seed)
         for at_factor in tqdm(conditions, desc="factors", disable=not progress)

@@ -1,16 +1,27 @@
 """Several conditions on several benchmarks, and every culture's neurons on every culture."""
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import pandas as pd
 from tqdm.auto import tqdm
 
-from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation.answers import Mode, answers
+from culnig_tl.errors import (
+    InvalidInputError,
+    check_by_name,
+    check_choice,
+    check_number,
+    check_seed,
+    check_some,
+)
+from culnig_tl.evaluation.answers import Mode, answers, check_answerable
+from culnig_tl.evaluation.chance import chance_warning, correct_of_original
 from culnig_tl.evaluation.conditions import Condition, Neurons, answers_under
 from culnig_tl.evaluation.selectivity import with_selectivity
 from culnig_tl.evaluation.summary import summarise
+from culnig_tl.evaluation.trust import same_rows, warn
 from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooks import check_intervention
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import Rows, prepare
 
@@ -22,7 +33,7 @@ def compare(
     *,
     factor: float | Mapping[str, float] = 0.0,
     mode: Mode = "argmax",
-    reference: str = "random",
+    reference: str | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -32,12 +43,13 @@ def compare(
         model: any model with named hook points.
         benchmarks: questions, or prepared ones, by name.
         conditions: neurons to scale by name, None the model as it is, several sets averaged; or
-            ``Condition`` values, each with its factor. A condition called ``"layer-matched"`` gives
-            ``p_layer_matched``.
+            ``Condition`` values, each with its factor. Random sets (of ``random_neurons``, or in a
+            condition called ``"random"`` or ``"layer-matched"``) are what the others must beat.
         factor: what their activations are multiplied by; or factors by the name of their condition
             (0 for those not named).
         mode: as in ``evaluate``.
-        reference: the condition that a drop must beat (see ``p_value``).
+        reference: the condition that a drop must beat (see ``p_value``), in place of the random
+            sets.
         seed: seed of the bootstrap.
         progress: show a progress bar.
 
@@ -49,8 +61,12 @@ def compare(
         ``ct.tables.to_markdown(table)`` shows the table as the paper does.
 
     Raises:
-        InvalidInputError: no benchmarks or conditions, or a factor for a condition that is not
-            there.
+        InvalidInputError: no benchmarks or conditions, a factor that is no finite number or for a
+            condition that is not there, a reference that is not there, rows that cannot be used, or
+            neurons outside the model; before the model runs.
+
+    Warns:
+        UserWarning: neurons that were found on a benchmark's very rows, or benchmarks at chance.
 
     Example:
         >>> import culnig_tl as ct
@@ -59,17 +75,17 @@ def compare(
         >>> conditions = {"original": None, "planted": key}
         >>> table = compare(ct.load_model(), {"atlas": rows}, conditions, progress=False)
     """
-    if not benchmarks or not conditions:
-        raise InvalidInputError(
-            f"There are {len(benchmarks)} benchmarks and {len(conditions)} conditions to compare; "
-            "give at least one of each."
-        )
-    answered = answers_under(
-        {name: prepare(model, rows, token_budget=16384) for name, rows in benchmarks.items()},
-        _listed(conditions, factor),
-        mode=mode,
-        progress="comparison" if progress else False,
-    )
+    check_by_name("benchmarks", benchmarks)
+    check_some("conditions", conditions)
+    check_choice("mode", mode, get_args(Mode))
+    check_seed(seed)
+    listed = _listed(conditions, factor)
+    if reference is not None:
+        check_choice("reference", reference, [condition.name for condition in listed])
+    tests = {name: prepare(model, rows, token_budget=16384) for name, rows in benchmarks.items()}
+    sets = [each for condition in listed for each in condition.sets]
+    answered = answers_under(tests, listed, mode=mode, progress="comparison" if progress else False)
+    warn(same_rows(sets, tests), chance_warning(tests, correct_of_original(answered)))
     table = summarise(answered, reference=reference, seed=seed)
     return with_selectivity(table, answered, seed=seed)
 
@@ -81,6 +97,7 @@ def _listed(
     """The conditions, those given by name with their factor."""
     if not isinstance(conditions, Mapping):
         return list(conditions)
+    check_by_name("conditions", conditions)
     factors = factor if isinstance(factor, Mapping) else dict.fromkeys(conditions, factor)
     if unknown := [name for name in factors if name not in conditions]:
         raise InvalidInputError(
@@ -114,8 +131,16 @@ def culture_effects(
     Returns:
         One row per pair: masked, tested, change (of accuracy, in points), probability_change,
         n_neurons, n_prompts.
+
+    Raises:
+        InvalidInputError: no sets, a factor that is no finite number, an unknown mode, rows that
+            cannot be used, or neurons outside the model; before the model runs.
     """
+    check_by_name("sets", sets)
+    check_number("factor", factor)
     prepared = prepare(model, rows)
+    check_answerable(prepared, mode)
+    check_intervention(model, sets.values(), factor)
     original = _by_culture(answers(prepared, mode=mode))
     effects = []
     for masked, neurons in tqdm(sets.items(), desc="cultures", disable=not progress):

@@ -27,15 +27,8 @@ def option_log_probabilities(
         InvalidInputError: an option that changes the tokens of its prompt, or a prompt that is too
             long together with an option.
     """
-    of_rows = prepared.option_ids
-    pairs = [(row, at) for row, options in enumerate(of_rows) for at in range(len(options))]
-    options = [of_rows[row][at] for row, at in pairs]
-    prompts = [
-        (*prepared.prompts[row], *option[:-1])
-        for (row, _), option in zip(pairs, options, strict=True)
-    ]
-    _check_lengths(prepared, prompts, pairs)
-    table = np.full((len(prepared), max(map(len, of_rows))), np.nan)
+    pairs, options, prompts = _with_options(prepared)
+    table = np.full((len(prepared), max(map(len, prepared.option_ids))), np.nan)
 
     def run(piece: Batch) -> torch.Tensor:
         wanted = [options[pair] for pair in piece.rows]
@@ -51,6 +44,30 @@ def option_log_probabilities(
             table[list(rows), list(places)] = values.cpu().double().numpy()
             bar.update(len(piece))
     return table
+
+
+def check_whole_options(prepared: PreparedQuestions) -> None:
+    """Refuse options that cannot be read after their prompts.
+
+    Raises:
+        InvalidInputError: as ``option_log_probabilities``, before the model runs.
+    """
+    _with_options(prepared)
+
+
+def _with_options(
+    prepared: PreparedQuestions,
+) -> tuple[list[tuple[int, int]], list[list[int]], list[tuple[int, ...]]]:
+    """Row and place of every option, its tokens, and its prompt with all of them but the last."""
+    of_rows = prepared.option_ids
+    pairs = [(row, at) for row, options in enumerate(of_rows) for at in range(len(options))]
+    options = [of_rows[row][at] for row, at in pairs]
+    prompts = [
+        (*prepared.prompts[row], *option[:-1])
+        for (row, _), option in zip(pairs, options, strict=True)
+    ]
+    _check_lengths(prepared, prompts, pairs)
+    return pairs, options, prompts
 
 
 def _batch(

@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 from datasets import Dataset
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.evaluation.generation import generate
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import scaled_neurons
@@ -72,9 +72,10 @@ def evaluate_open(
         correct (bool).
 
     Raises:
-        InvalidInputError: no rows, rows that lack something, a chat template that drops a question
-            or opens no reply, logits that are not finite, or no simplemma for a language that needs
-            it.
+        InvalidInputError: a factor that is no finite number, numbers of tokens that are no whole
+            numbers from 1 up, no rows, rows that lack something, a chat template that drops a
+            question or opens no reply, logits that are not finite, or no simplemma for a language
+            that needs it.
         UnknownNameError: there is no chat template of that name.
 
     Example:
@@ -84,6 +85,9 @@ def evaluate_open(
         >>> ct.evaluate_open(ct.load_model(), rows, max_new_tokens=2)["id"].tolist()
         ['q']
     """
+    check_number("factor", factor)
+    check_number("max_new_tokens", max_new_tokens, low=1, whole=True)
+    check_number("token_budget", token_budget, low=1, whole=True)
     records: list[Any]
     records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
     _check(records)

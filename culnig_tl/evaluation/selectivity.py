@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_seed
 from culnig_tl.evaluation.bootstrap import (
     Seed,
     cluster_totals,
@@ -43,7 +43,12 @@ from culnig_tl.evaluation.bootstrap import (
     relative_fall,
     resampled_falls,
 )
-from culnig_tl.evaluation.summary import LAYER_MATCHED, condition_labels
+from culnig_tl.evaluation.summary import (
+    LAYER_MATCHED,
+    check_probabilities,
+    condition_labels,
+    random_kinds,
+)
 
 EVERYDAY, GEOGRAPHY = "cloze-everyday", "cloze-geography"
 """The benchmarks that ``verdict`` tells apart."""
@@ -56,7 +61,6 @@ MOST_GENERAL_FALL = 0.2
 """A set that takes more from general questions than this is not about culture alone."""
 
 _SELECTIVE = "selective"
-_RANDOM = "random"
 _CONDITION = ["condition", "factor"]
 _SET = [*_CONDITION, "draw"]
 _QUESTION = ["benchmark", "id", "culture", "topic"]
@@ -70,15 +74,16 @@ def selectivity(
 
     Args:
         answers: the frame of ``answers_under`` (``run.answers``), with an answer to every question
-            under the model as it is and under every condition. Conditions called
-            ``"layer-matched"`` (or whose name starts so) hold the random sets to compare with; each
-            condition is held against those of its own factor and number of neurons.
+            under the model as it is and under every condition. Layer-matched sets of
+            ``random_neurons``, and conditions whose name begins with ``"layer-matched"``, are what
+            the others are held against, each against those of its own factor and number of neurons.
         general: names of the general benchmarks; by default those whose rows have no culture.
         seed: seed of the bootstrap.
 
     Returns:
         One row per cultural benchmark, condition and factor, the model as it is left out:
-        n_neurons, n_sets (several sets are averaged), n_questions, n_clusters,
+        n_neurons, n_sets (several sets are averaged), random (``"random"``, ``"layer-matched"`` or
+        ``""``), n_questions, n_clusters,
         n_general_questions, n_general_clusters; fall, general_fall and selectivity, each with the
         ends ``_low`` and ``_high`` of its interval by questions and ``_cluster_low`` and
         ``_cluster_high`` by clusters (NaN for fewer than two); n_matched (layer-matched sets),
@@ -96,6 +101,7 @@ def selectivity(
         >>> selectivity(answers)[["fall", "general_fall", "selectivity"]].round(2).values.tolist()
         [[0.75, 0.2, 0.55]]
     """
+    check_seed(seed)
     cultural, others = _kinds(answers, general)
     measured = _Probabilities.of(answers, [*cultural, *others])
     sets = selectivity_of_sets(answers, general=general)
@@ -162,6 +168,7 @@ def general_by_topic(
     Raises:
         InvalidInputError: as in ``selectivity``.
     """
+    check_seed(seed)
     others = _general_benchmarks(answers, general)
     measured = _Probabilities.of(answers, others)
     tables = []
@@ -238,8 +245,7 @@ def verdict(frame: pd.DataFrame) -> dict[str, str]:
         'This is country knowledge'
     """
     table = frame.assign(label=condition_labels(frame))
-    is_random = table["condition"].str.startswith((LAYER_MATCHED, _RANDOM))
-    table = table[(table["n_sets"] == 1) & ~is_random]
+    table = table[(table["n_sets"] == 1) & (random_kinds(table) == "")]
     return {
         str(label): _sentence(rows.to_dict("records"))
         for label, rows in table.groupby("label", sort=False)
@@ -323,6 +329,7 @@ def _general_benchmarks(answers: pd.DataFrame, general: Sequence[str] | None) ->
             f"These answers have no column {', '.join(missing)}; give those of several conditions "
             "(run.answers, or evaluation.answers_under)."
         )
+    check_probabilities(answers)
     is_general = _is_general(answers)
     others = list(is_general.index[is_general]) if general is None else list(general)
     names = ", ".join(is_general.index)
@@ -410,8 +417,9 @@ class _Probabilities:
                 "The conditions answer different questions; evaluate all of them, with every set, "
                 "on the same rows of every benchmark."
             )
-        conditions = answers.groupby(_CONDITION, sort=False, as_index=False).agg(
-            n_neurons=("n_neurons", "max"), n_sets=("draw", "nunique")
+        kinds = answers.assign(random=random_kinds(answers))
+        conditions = kinds.groupby(_CONDITION, sort=False, as_index=False).agg(
+            n_neurons=("n_neurons", "max"), n_sets=("draw", "nunique"), random=("random", "first")
         )
         without = conditions[conditions["n_neurons"] == 0]
         if without.empty or len(conditions) == 1:
@@ -480,12 +488,12 @@ def _draws(
 
 def _ranks(table: pd.DataFrame, sets: pd.DataFrame) -> pd.DataFrame:
     """The rank of each condition of a benchmark among its layer-matched sets."""
-    is_matched = sets["condition"].str.startswith(LAYER_MATCHED)
+    is_matched = sets["random"] == LAYER_MATCHED
     ranks = []
     for row in table.to_dict("records"):
         alike = (sets["factor"] == row["factor"]) & (sets["n_neurons"] == row["n_neurons"])
         values = sets.loc[is_matched & alike, "selectivity"].to_numpy(dtype=float)
-        if row["n_sets"] > 1 or row["condition"].startswith(LAYER_MATCHED):
+        if row["n_sets"] > 1 or row["random"] == LAYER_MATCHED:
             values = values[:0]
         p_value = rank_p_value(row["selectivity"], values) if len(values) else float("nan")
         beats = len(values) > 0 and row["selectivity"] > values.max()

@@ -1,8 +1,8 @@
 """Measures in percent with intervals, out of answers.
 
 The *measure* of a benchmark is accuracy, or its own (WorldValuesBench: alignment), as in the
-published table. Three p-values say whether a drop is more than what
-random neurons of the same number and factor cause:
+published table. Three p-values say whether a drop is more than what random neurons of the same
+factor cause, of several random conditions those nearest in number:
 
 * ``p_value``: paired bootstrap over questions against the random sets' mean; starred below 0.05;
 * ``p_layer_matched``: the same against random sets with as many neurons in each layer and site;
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_choice, check_seed
 from culnig_tl.evaluation.bootstrap import (
     interval,
     p_values_of_drop,
@@ -32,8 +32,10 @@ from culnig_tl.evaluation.bootstrap import (
     resampled_means,
 )
 
+RANDOM = "random"
+"""What a condition with random sets is, and what its name begins with."""
 LAYER_MATCHED = "layer-matched"
-"""The condition with random sets that have as many neurons in each layer."""
+"""The same, with as many neurons in each layer."""
 
 P_VALUES = ("p_value", "p_layer_matched", "p_sets")
 P_VALUES_OF_PROBABILITY = ("p_probability", "p_probability_layer_matched", "p_probability_sets")
@@ -55,13 +57,15 @@ Key = tuple[str, float]
 """Name and factor of a condition."""
 
 
-def summarise(answers: pd.DataFrame, *, reference: str = "random", seed: int = 0) -> pd.DataFrame:
+def summarise(
+    answers: pd.DataFrame, *, reference: str | None = None, seed: int = 0
+) -> pd.DataFrame:
     """Accuracy and mean ``P(answer)`` by benchmark and condition, with intervals.
 
     Args:
         answers: the frame of ``answers_under``.
-        reference: the condition that a drop must beat; with several factors, each condition is
-            held against the reference of its own factor.
+        reference: the condition that a drop must beat, in place of the random sets (see
+            ``random_kinds``); each condition is held against those of its own factor.
         seed: seed of the bootstrap.
 
     Returns:
@@ -74,15 +78,56 @@ def summarise(answers: pd.DataFrame, *, reference: str = "random", seed: int = 0
         the module; NaN where there is no reference).
 
     Raises:
-        InvalidInputError: conditions that answer different questions.
+        InvalidInputError: conditions that answer different questions, a reference that is not
+            there, probabilities that are not finite, or a seed that is no whole number from 0 up.
     """
+    check_seed(seed)
+    check_probabilities(answers)
+    if reference is not None:
+        check_choice("reference", reference, answers["condition"].unique())
+    answers = answers.assign(random=random_kinds(answers, reference))
     tables = []
     for benchmark, group in answers.groupby("benchmark", sort=False):
         measure, measured = _measured(group)
-        tables.append(
-            _summary(measured, reference, seed).assign(benchmark=benchmark, measure=measure)
-        )
+        tables.append(_summary(measured, seed).assign(benchmark=benchmark, measure=measure))
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+
+
+def check_probabilities(answers: pd.DataFrame) -> None:
+    """Refuse answers whose probabilities cannot be averaged.
+
+    Raises:
+        InvalidInputError: some are not finite numbers; they are counted.
+    """
+    n_broken = int((~np.isfinite(answers["probability"].to_numpy(float))).sum())
+    if n_broken:
+        raise InvalidInputError(
+            f"{n_broken} of {len(answers)} answers have a probability that is not a finite number; "
+            "answer these questions again."
+        )
+
+
+def random_kinds(frame: pd.DataFrame, reference: str | None = None) -> pd.Series:
+    """Which rows are those of random sets: ``"random"``, ``"layer-matched"`` or ``""``.
+
+    Sets of ``random_neurons`` say so themselves (column ``random``); others do by the name of their
+    condition, which then begins with either word.
+
+    Args:
+        frame: a frame with a column condition.
+        reference: the one condition that counts as random, whatever the others are.
+
+    Example:
+        >>> random_kinds(pd.DataFrame({"condition": ["mine", "random 2"]})).tolist()
+        ['', 'random']
+    """
+    names = frame["condition"]
+    kinds = frame["random"] if "random" in frame else pd.Series("", index=frame.index)
+    for kind in (RANDOM, LAYER_MATCHED):
+        kinds = kinds.mask(names.str.startswith(kind), kind)
+    if reference is None:
+        return kinds
+    return kinds.mask(kinds == RANDOM, "").mask(names == reference, RANDOM)
 
 
 def condition_labels(table: pd.DataFrame) -> pd.Series:
@@ -97,8 +142,13 @@ def condition_labels(table: pd.DataFrame) -> pd.Series:
     first = table.groupby("condition", sort=False)["factor"].transform("first")
     return table["condition"].where(
         table["factor"] == first,
-        table["condition"] + " ×" + table["factor"].map("{:g}".format),
+        table["condition"] + " ×" + table["factor"].map(_digits),
     )
+
+
+def _digits(factor: float) -> str:
+    """A factor in as many digits as tell it from every other."""
+    return repr(float(factor)).removesuffix(".0")
 
 
 def accuracy_by(
@@ -117,7 +167,8 @@ def accuracy_by(
         (the measure, in %) and mean probability of the answer with their 95 % intervals.
 
     Raises:
-        InvalidInputError: a column that the answers do not have.
+        InvalidInputError: a column that the answers do not have, or a seed that is no whole number
+            from 0 up.
 
     Example:
         >>> import culnig_tl as ct
@@ -125,6 +176,8 @@ def accuracy_by(
         >>> ct.accuracy_by(ct.evaluate(ct.load_model(), rows))["culture"].tolist()
         ['Iran', 'Spain']
     """
+    check_seed(seed)
+    check_probabilities(answers)
     names = [by] if isinstance(by, str) else list(by)
     if missing := [name for name in names if name not in answers]:
         raise InvalidInputError(
@@ -151,7 +204,7 @@ def _measured(group: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     return "accuracy", group.assign(value=100.0 * group["correct"])
 
 
-def _summary(group: pd.DataFrame, reference: str, seed: int) -> pd.DataFrame:
+def _summary(group: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The summary of one benchmark; every condition sees the same bootstrap draws."""
     keys = list(dict.fromkeys(zip(group["condition"], group["factor"].astype(float), strict=True)))
     by_condition: dict[Key, pd.DataFrame] = {
@@ -176,7 +229,7 @@ def _summary(group: pd.DataFrame, reference: str, seed: int) -> pd.DataFrame:
                 **falls[key],
                 "accuracy_sd_of_draws": _by_draw(frame, "value").std(),
                 **_change(units, resampled, key, base),
-                **_p_values(by_condition, resampled, key, reference, base),
+                **_p_values(by_condition, resampled, key, base),
             }
             for key, frame in by_condition.items()
         ]
@@ -257,22 +310,32 @@ def _p_values(
     by_condition: Mapping[Key, pd.DataFrame],
     resampled: Mapping[Key, Float[np.ndarray, "draw two"]],
     key: Key,
-    reference: str,
     base: Key | None,
 ) -> dict[str, float]:
     """The p-values of a condition, each against the sets that were scaled by its factor."""
-    name, factor = key
     names = tuple(zip(P_VALUES, P_VALUES_OF_PROBABILITY, strict=True))
     p_values: dict[str, float] = dict.fromkeys((*P_VALUES, *P_VALUES_OF_PROBABILITY), float("nan"))
-    if key == base or name in (reference, LAYER_MATCHED):
+    if key == base or by_condition[key]["random"].iloc[0]:
         return p_values
-    for pair, others in zip(names, (reference, LAYER_MATCHED), strict=False):
-        if (others, factor) in by_condition:
-            drops = p_values_of_drop(resampled[key], resampled[others, factor])
+    random, matched = (_nearest(by_condition, key, kind) for kind in (RANDOM, LAYER_MATCHED))
+    for pair, others in zip(names, (random, matched), strict=False):
+        if others is not None:
+            drops = p_values_of_drop(resampled[key], resampled[others])
             p_values |= dict(zip(pair, drops.tolist(), strict=True))
-    if (reference, factor) in by_condition:
+    if random is not None:
         for p_name, column in zip(names[-1], ("value", "probability"), strict=True):
-            sets = _by_draw(by_condition[reference, factor], column).to_numpy()
+            sets = _by_draw(by_condition[random], column).to_numpy()
             value = _by_draw(by_condition[key], column).mean()
             p_values[p_name] = rank_p_value(-value, -sets)
     return p_values
+
+
+def _nearest(by_condition: Mapping[Key, pd.DataFrame], key: Key, kind: str) -> Key | None:
+    """The random condition of a kind with this one's factor, and nearest to it in number."""
+    n_neurons = {other: int(frame["n_neurons"].max()) for other, frame in by_condition.items()}
+    alike = [
+        other
+        for other, frame in by_condition.items()
+        if other[1] == key[1] and frame["random"].iloc[0] == kind
+    ]
+    return min(alike, key=lambda other: abs(n_neurons[other] - n_neurons[key]), default=None)

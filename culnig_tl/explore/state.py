@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from culnig_tl.attribution import attribute
-from culnig_tl.errors import InvalidInputError, UnknownNameError
+from culnig_tl.errors import UnknownNameError, check_number
 from culnig_tl.figures import bin_scores, layer_heatmap
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.html import fragment, with_style
@@ -208,8 +208,7 @@ def explore(
         >>> explore(ct.load_model(), rows, progress=False).targets
         ('this neuron', 'marked neurons')
     """
-    if n_seen < 1:
-        raise InvalidInputError(f"n_seen is {n_seen}; give at least 1 question for the cards.")
+    check_number("n_seen", n_seen, low=1, whole=True)
     if scores is None:
         rows = prepare(model, rows)
         scores = attribute(model, rows, progress=progress)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from culnig_tl.errors import check_number
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.scores import NeuronScores
 
@@ -58,6 +59,7 @@ def bin_edges(width: int, bins: int = DEFAULT_BINS) -> Int[np.ndarray, "edge"]:
         >>> bin_edges(10, bins=4).tolist()
         [0, 2, 5, 8, 10]
     """
+    check_number("bins", bins, low=1, whole=True)
     return np.linspace(0, width, min(bins, width) + 1).round().astype(np.int32)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.figures.style import LEGEND, axis, label, panel_grid, panel_position
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
@@ -34,8 +34,7 @@ def score_distribution(
         >>> int(score_distribution(scores).data[0].y.sum())
         150
     """
-    if bins < 1:
-        raise InvalidInputError(f"bins is {bins}; give the number of bins per site, at least 1.")
+    check_number("bins", bins, low=1, whole=True)
     if neurons is not None:
         _check_scored(scores, neurons)
     figure = panel_grid(scores.sites, panel_height=_PANEL_HEIGHT, x_title="S(D)")

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import plotly.graph_objects as go
 
-from culnig_tl.errors import InvalidInputError, check_choice
+from culnig_tl.errors import InvalidInputError, check_choice, check_number
 from culnig_tl.figures import binning
 from culnig_tl.figures.style import (
     AMOUNT_COLOURS,
@@ -59,8 +59,7 @@ def layer_heatmap(
         (4, 2)
     """
     check_choice("by", by, ("neuron", "module", "culture"))
-    if bins < 1:
-        raise InvalidInputError(f"bins is {bins}; give the number of bins per layer, at least 1.")
+    check_number("bins", bins, low=1, whole=True)
     if isinstance(data, NeuronScores):
         return _score_heatmap(data, by, bins)
     _check_sets(data, by)

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_seed
 from culnig_tl.figures.style import LEGEND, axis, label, layout, line_colour
 from culnig_tl.neurons import NeuronSet
 
@@ -35,6 +35,7 @@ def layer_profile(sets: NeuronSet | Mapping[str, NeuronSet], *, seed: int = 0) -
         >>> layer_profile(by_hand).data[0].y.tolist()
         [25.0, 25.0, 0.0, 50.0]
     """
+    check_seed(seed)
     named = {"selected": sets} if isinstance(sets, NeuronSet) else dict(sets)
     if not named or not all(map(len, named.values())):
         sizes = ", ".join(f"{name} {len(neurons)}" for name, neurons in named.items())

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.figures.style import axis, colour_bar, label, layout
 
 T = TypeVar("T")
@@ -66,8 +66,7 @@ def token_attribution(
 
 
 def _check_tokens(tokens: Sequence[str], values: Float[np.ndarray, "pos"], per_row: int) -> None:
-    if per_row < 1:
-        raise InvalidInputError(f"per_row is {per_row}; give the tokens per line, at least 1.")
+    check_number("per_row", per_row, low=1, whole=True)
     if not len(tokens) == len(values) > 0 or not np.isfinite(values).all():
         raise InvalidInputError(
             f"There are {len(tokens)} tokens and {np.isfinite(values).sum()} finite values for "

@@ -42,9 +42,11 @@ def write_report(
 
     Example:
         >>> import tempfile, culnig_tl as ct
-        >>> rows = ct.load_benchmark("atlas", split="identify", limit=64)
-        >>> run = ct.culnig(ct.load_model(), out=tempfile.mkdtemp(), cultural=rows, control=rows,
-        ...                 benchmarks={"culture": rows}, n_random=1, progress=False)
+        >>> rows, control = (ct.load_benchmark(name, split="identify", limit=64)
+        ...                  for name in ("atlas", "atlas-control"))
+        >>> test = ct.load_benchmark("atlas", split="test", limit=64)
+        >>> run = ct.culnig(ct.load_model(), out=tempfile.mkdtemp(), cultural=rows, control=control,
+        ...                 benchmarks={"culture": test}, n_random=1, progress=False)
         >>> write_report(run, run.out / "report.html").name
         'report.html'
     """

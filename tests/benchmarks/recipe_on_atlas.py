@@ -59,7 +59,8 @@ def main() -> None:
             grade = ct.grade(selected(scores, step), planted_set(key, "general"))
             found[step, folder] = f"{grade.n_found}: {grade.precision:.2f}, {grade.recall:.2f}"
     names = [
-        folder.name if folder != EMBEDDED["atlas"] else "seed 0" for folder in arguments.folders
+        "seed 0" if folder.resolve() == EMBEDDED["atlas"].resolve() else folder.name
+        for folder in arguments.folders
     ]
     lines = [
         "# The recipe on the embedded model",

@@ -4,8 +4,8 @@
 
 The loss of a sample is the Kullback-Leibler divergence from its target to the model's prediction of
 the next token, over the whole vocabulary. Matrices are trained with Muon, embeddings and norms with
-AdamW; one cosine schedule over a number of steps fixed beforehand. It computes in bfloat16 where the
-processor has AVX-512, and in float32 on others, which only imitate it; the record says which.
+AdamW; one cosine schedule over a number of steps fixed beforehand. It computes in bfloat16 where
+the processor has AVX-512, in float32 on others, which only imitate it; the record says which.
 The validation rows (identification topics, held-out wordings, wrappers and option sets) are
 measured along the way and recorded; the test rows are never looked at here. The number of steps
 depends on no clock, so that the same command on the same machine gives the same weights.
