@@ -156,7 +156,7 @@ FRAME = pd.DataFrame(
         "p": [0.1, np.nan, np.inf],
         "right": [True, False, True],
         "rank": np.array([1, 2, 3], dtype="int32"),
-        "when": pd.to_datetime(["2026-01-01", "2026-01-02", None]),
+        "when": pd.to_datetime(["2026-01-01", "2026-01-02", "NaT"]),
         "kind": pd.Categorical(["a", "b", "a"]),
         "labels": [["A", "B"], [], None],
     },

@@ -433,6 +433,14 @@ def test_a_configuration_that_is_no_object_is_a_sentence(foreign, config):
         load_model(foreign(files={"config.json": config}))
 
 
+@pytest.mark.usefixtures("as_for_a_user")
+@pytest.mark.parametrize("name", [None, 5, b"x", ["a"], "x" * 5000, "~nobody-of-this-name/model"])
+def test_what_is_no_name_is_a_sentence(name):
+    with pytest.raises(MissingFileError, match="is no name of a model") as refusal:
+        load_model(name)
+    assert len(str(refusal.value)) < 500
+
+
 def test_more_positions_than_any_model_has_are_not_believed(foreign):
     assert load_model(foreign({"max_position_embeddings": 10**9})).cfg.n_ctx == 2048
 

@@ -49,9 +49,9 @@ def locate(name: str | Path, options: Mapping[str, Any]) -> tuple[str, dict[str,
         InvalidInputError: weights that are pickles, a LoRA adapter, or a configuration that sends
             transformers elsewhere.
     """
+    path = _expanded(name)
     if name in EMBEDDED:
         return str(EMBEDDED[str(name)]), dict(options)
-    path = Path(name).expanduser()
     if path.suffix == ".gguf" and "gguf_file" not in options:
         if not _is_readable(path):
             raise MissingFileError(f"There is no file {path} that can be read.")
@@ -126,6 +126,19 @@ def _is_readable(path: Path) -> bool:
         return path.is_file() and os.access(path, os.R_OK)
     except PermissionError:
         return False
+
+
+def _expanded(name: str | Path) -> Path:
+    """A name as the path that it may be."""
+    try:
+        path = Path(name).expanduser()
+        path.is_dir()
+    except (TypeError, OSError, RuntimeError) as error:  # no text, too long, no such user
+        raise MissingFileError(
+            f"{str(name)[:80]!r} is no name of a model ({one_line(error)}); give 'atlas', "
+            "'smollm2', a folder, a .gguf file, or the name of a model on the hub."
+        ) from error
+    return path
 
 
 def _check_folder(folder: Path, options: Mapping[str, Any]) -> None:
