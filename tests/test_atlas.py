@@ -327,6 +327,7 @@ def tiny_settings():
     return Settings(steps=3, batch_size=8, d_model=32, n_layers=3, d_mlp=64, n_heads=2, n_culture=1)
 
 
+@pytest.mark.filterwarnings("ignore:The control scores higher")  # it has learnt nothing yet
 def test_a_short_training_writes_a_model_that_loads(tmp_path, tiny_settings):
     out = tmp_path / "model"
     train(tiny_settings, out)
@@ -340,6 +341,7 @@ def test_a_short_training_writes_a_model_that_loads(tmp_path, tiny_settings):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.filterwarnings("ignore:The control scores higher")  # it has learnt nothing yet
 def test_a_short_training_without_interventions_has_no_key(tmp_path, tiny_settings):
     out = tmp_path / "twin"
     train(replace(tiny_settings, with_interventions=False), out)

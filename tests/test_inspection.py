@@ -111,8 +111,9 @@ def test_a_drop_is_a_real_ablation(card, twin, traces):
 
 
 def test_an_estimate_is_the_slope_by_the_factor(card, twin, traces, rows):
-    """d P / d factor at 1, by a central difference: its error is of the order of step squared."""
-    step = 1e-3
+    """d P / d factor at 1, by a central difference: its error is of the order of step squared, and
+    float32 rounds P by 3e-8, which is divided by twice the step."""
+    step = 1e-2
     for example in (*card.strongest, *card.weakest):
         place = next(
             i

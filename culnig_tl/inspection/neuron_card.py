@@ -63,7 +63,7 @@ class NeuronCard:
         >>> rows = ct.load_benchmark("atlas", split="identify", limit=32)
         >>> card = ct.inspect_neuron(ct.load_model(), rows, "L0.mlp.hook_post.152")
         >>> card
-        L0.mlp.hook_post.152 of atlas: rank 7 of 2,048 by “these questions”, seen on 32 prompts
+        L0.mlp.hook_post.152 of atlas: rank 4 of 2,048 by “these questions”, seen on 32 prompts
     """
 
     id: str
