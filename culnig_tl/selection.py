@@ -107,10 +107,38 @@ def culture_general(
         >>> len(culture_general(ct.attribute(model, rows, progress=False)))
         23
     """
+    warn(control_exceeds(cultural, control))
+    return select_general(
+        cultural,
+        control,
+        recognition,
+        general,
+        recipe=recipe,
+        mlp_top=mlp_top,
+        attention_top=attention_top,
+        recognition_top=recognition_top,
+        normalise=normalise,
+        general_weight=general_weight,
+    )
+
+
+def select_general(
+    cultural: NeuronScores,
+    control: NeuronScores | None,
+    recognition: NeuronScores | None,
+    general: NeuronScores | None,
+    *,
+    recipe: Recipe,
+    mlp_top: float = 0.01,
+    attention_top: float | None = None,
+    recognition_top: float = 0.01,
+    normalise: Normalise | None = None,
+    general_weight: float = 1.0,
+) -> NeuronSet:
+    """``culture_general`` without its warning, for what selects many times or has said it."""
     check_shares(mlp_top=mlp_top, attention_top=attention_top, recognition_top=recognition_top)
     check_number("general_weight", general_weight, low=0)
     _check_comparable(cultural, control, recognition, general)
-    warn(control_exceeds(cultural, control))
     normalise, attention_top = _settled(recipe, normalise, attention_top, general)
     ranking = _Ranking(cultural, control, general, normalise, general_weight)
     shares: dict[PoolName, float] = {"mlp": mlp_top, "attention": attention_top}

@@ -29,6 +29,9 @@ CULTURES = (ODD, "Iran", "Azerbaijan")
 SITES = ("mlp.hook_post", "attn.hook_q")
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
+# the scores of these runs are drawn at random
+pytestmark = pytest.mark.filterwarnings("ignore:The control scores higher")
+
 
 class Page(HTMLParser):
     """Tags with their attributes, text without scripts and styles, and whether tags are closed."""

@@ -243,12 +243,13 @@ def culnig(
         run = _run(Stage(folder, model, settings, questions, progress), written, n_cards)
         folder.check_complete()
     at_chance = chance_warning(questions.tests, correct_of_original(run.answers))
-    warn(at_chance)
+    control_above = control_exceeds(run.scores["cultural"], run.scores["control"])
+    warn(at_chance, control_above)
     sentences = [
         *(f"“{name}”: {each.warning}" for name, each in run.breakers.items() if each.warning),
         shared_rows,
         at_chance,
-        control_exceeds(run.scores["cultural"], run.scores["control"]),  # selection warned of it
+        control_above,
         few_questions(questions.tests),
         no_general(questions.tests),
         one_culture(questions.data["cultural"].cultures),

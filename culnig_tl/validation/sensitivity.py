@@ -21,8 +21,8 @@ from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import (
     Recipe,
     check_shares,
-    culture_general,
     culture_specific,
+    select_general,
     usual_attention_top,
 )
 
@@ -95,7 +95,7 @@ def threshold_sweep(
     defaults = _defaults(culture, recipe, thresholds or {})
     scores = (cultural, control, recognition, general)
     select = (
-        partial(culture_general, *scores, recipe=recipe)
+        partial(select_general, *scores, recipe=recipe)
         if culture is None
         else partial(culture_specific, *scores, recipe=recipe, culture=culture)
     )
