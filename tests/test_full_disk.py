@@ -80,6 +80,7 @@ def starts(arguments: list[str], sizes: list[int], folder: Path) -> list[tuple[i
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
         capture_output=True,
         check=False,
+        timeout=600,
         text=True,
     )
     assert done.returncode == 0, done.stderr

@@ -90,6 +90,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         check=False,
+        timeout=600,
         text=True,
     )
     assert done.returncode == 0, done.stderr + (folder / "log").read_text(encoding="utf-8")

@@ -82,6 +82,7 @@ def test_simultaneous_runs_never_mix(run_in, folders, tmp_path):
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         check=False,
+        timeout=600,
         text=True,
     )
     assert done.returncode == 0, done.stderr
