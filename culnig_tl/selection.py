@@ -107,8 +107,7 @@ def culture_general(
         >>> len(culture_general(ct.attribute(model, rows, progress=False)))
         23
     """
-    warn(control_exceeds(cultural, control))
-    return select_general(
+    neurons = select_general(
         cultural,
         control,
         recognition,
@@ -120,6 +119,8 @@ def culture_general(
         normalise=normalise,
         general_weight=general_weight,
     )
+    warn(control_exceeds(cultural, control))
+    return neurons
 
 
 def select_general(

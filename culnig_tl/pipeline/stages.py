@@ -33,7 +33,7 @@ from culnig_tl.pipeline.questions import RunQuestions
 from culnig_tl.pipeline.settings import Settings
 from culnig_tl.questions import PreparedQuestions
 from culnig_tl.scores import NeuronScores
-from culnig_tl.selection import culture_general, culture_specific, random_neurons
+from culnig_tl.selection import culture_specific, random_neurons, select_general
 
 _CARD_PROMPTS = 96
 _DOSE_PROMPTS = 48
@@ -99,7 +99,7 @@ def select(
     settings = stage.settings
     of_paper = (scores["cultural"], scores["control"], scores["recognition"])
     sets = {
-        "general": culture_general(
+        "general": select_general(
             *of_paper,
             scores.get("general"),
             recipe=settings.recipe,
@@ -109,8 +109,12 @@ def select(
         )
     }
     if settings.recipe != "published":
-        sets["published"] = culture_general(
-            *of_paper, mlp_top=settings.mlp_top, recognition_top=settings.recognition_top
+        sets["published"] = select_general(
+            *of_paper,
+            None,
+            recipe="published",
+            mlp_top=settings.mlp_top,
+            recognition_top=settings.recognition_top,
         )
     for name, neurons in sets.items():
         _save(stage.folder, f"neurons/{name}.json", neurons)
