@@ -80,6 +80,20 @@ class NeuronScores:
             )
         for site, values in self.values.items():
             _check_values(site, values, len(self.cultures))
+        self.check_finite()
+
+    def check_finite(self) -> None:
+        """Refuse scores that cannot be ranked; tensors may have been written into since.
+
+        Raises:
+            InvalidInputError: scores that are NaN or infinite; they are counted.
+        """
+        for site, values in self.values.items():
+            if n_broken := int((~values.isfinite()).sum()):
+                raise InvalidInputError(
+                    f"{n_broken} of {values.numel()} scores at {site} are not finite numbers and "
+                    "cannot be ranked; score the questions again, in float32 where it was float16."
+                )
 
     def __repr__(self) -> str:
         model = self.source.get("model_name")
@@ -328,11 +342,6 @@ def _check_values(site: str, values: Tensor, n_cultures: int) -> None:
         raise InvalidInputError(
             f"values of {site} are of shape {tuple(values.shape)} and type {values.dtype}; give "
             f"decimal numbers by culture ({n_cultures}), layer and neuron."
-        )
-    if n_broken := int((~values.isfinite()).sum()):
-        raise InvalidInputError(
-            f"{n_broken} of {values.numel()} scores at {site} are not finite numbers and cannot be "
-            "ranked; score the questions again, in float32 where it was float16."
         )
 
 

@@ -299,21 +299,6 @@ def check_shares(**shares: float | None) -> None:
             check_number(name, share, low=0, high=1)
 
 
-def check_finite_scores(*scores: NeuronScores | None) -> None:
-    """Refuse scores that cannot be ranked.
-
-    Raises:
-        InvalidInputError: scores that are NaN or infinite; they are counted.
-    """
-    for each in filter(None, scores):
-        for site, values in each.values.items():
-            if n_broken := int((~values.isfinite()).sum()):
-                raise InvalidInputError(
-                    f"{n_broken} of {values.numel()} scores at {site} are not finite numbers and "
-                    "cannot be ranked; score the questions again, in float32 where it was float16."
-                )
-
-
 def check_several_cultures(cultures: Sequence[str]) -> None:
     """Refuse scores in which no culture can be told from others.
 
@@ -430,10 +415,11 @@ def _pool_sites(scores: NeuronScores, pool: PoolName) -> tuple[str, ...]:
 
 
 def _check_comparable(cultural: NeuronScores, *others: NeuronScores | None) -> None:
-    check_finite_scores(cultural, *others)
+    cultural.check_finite()
     for other in others:
         if other is None:
             continue
+        other.check_finite()
         for name in ("model", "method", "pool", "padding", "weight", "target"):
             mine, theirs = cultural.source.get(name), other.source.get(name)
             if mine != theirs:

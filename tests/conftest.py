@@ -134,6 +134,20 @@ def model(loaded: Callable[..., Any]) -> Any:
     return loaded()
 
 
+@pytest.fixture
+def passes(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the forward passes of the model."""
+    calls: list[int] = []
+    forward = type(model).forward
+
+    def counted(self: Any, *args: Any, **options: Any) -> Any:
+        calls.append(1)
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(type(model), "forward", counted)
+    return calls
+
+
 @pytest.fixture(params=[("hooked", "float64"), ("bridge", "float32")], ids=["hooked", "bridge"])
 def either(request: pytest.FixtureRequest, loaded: Callable[..., Any]) -> Any:
     """The grouped-query model on both backends; a bridge has no float64."""

@@ -112,20 +112,6 @@ def undisturbed(loaded, rows, tmp_path_factory):
     return run_on(loaded(), rows, tmp_path_factory.mktemp("run") / "whole", n_cards=1)
 
 
-@pytest.fixture
-def passes(model, monkeypatch):
-    """Counts the forward passes of the model."""
-    calls = []
-    forward = type(model).forward
-
-    def counted(self, *args, **options):
-        calls.append(1)
-        return forward(self, *args, **options)
-
-    monkeypatch.setattr(type(model), "forward", counted)
-    return calls
-
-
 def test_a_run_finds_what_its_parts_find(run_in, model, rows, tmp_path):
     run = run_in(tmp_path / "run")
     cultural = attribute(model, rows, progress=False)

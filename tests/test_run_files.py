@@ -239,20 +239,6 @@ def test_an_older_folder_of_other_settings_is_refused_as_such(run_in, copied):
         run_in(copied, mode="options")
 
 
-@pytest.fixture
-def passes(model, monkeypatch):
-    """Counts the forward passes of the model."""
-    calls = []
-    forward = type(model).forward
-
-    def counted(self, *args, **options):
-        calls.append(1)
-        return forward(self, *args, **options)
-
-    monkeypatch.setattr(type(model), "forward", counted)
-    return calls
-
-
 DAMAGES = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
     "empty": lambda path: path.write_bytes(b""),

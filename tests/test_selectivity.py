@@ -30,7 +30,7 @@ from culnig_tl.evaluation.bootstrap import (
     relative_fall,
     resampled_means,
 )
-from culnig_tl.evaluation.selectivity import EVERYDAY, GEOGRAPHY
+from culnig_tl.evaluation.verdict import EVERYDAY, GEOGRAPHY
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import questions
 from culnig_tl.report.selectivity import selectivity_section

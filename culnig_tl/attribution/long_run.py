@@ -70,11 +70,11 @@ class LongRun:
         return left_after(self._batches, self._n_done)
 
     def __enter__(self) -> "LongRun":
-        with ExitStack() as claims:
+        with ExitStack() as locks:
             if self._path is not None:
-                claims.enter_context(locked(self._path))
+                locks.enter_context(locked(self._path))
             self._resume()
-            self._claims = claims.pop_all()
+            self._locks = locks.pop_all()
         self._bar = tqdm(
             total=sum(map(len, self._batches)),
             initial=self._n_done,
@@ -85,7 +85,7 @@ class LongRun:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        with self._claims:
+        with self._locks:
             self._bar.close()
             if error is not None:
                 self._save()

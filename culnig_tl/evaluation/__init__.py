@@ -37,7 +37,6 @@ from culnig_tl.evaluation.selectivity import (
     has_selectivity,
     selectivity,
     selectivity_of_sets,
-    verdict,
     with_selectivity,
 )
 from culnig_tl.evaluation.summary import LAYER_MATCHED, accuracy_by, condition_labels, summarise
@@ -49,6 +48,7 @@ from culnig_tl.evaluation.trust import (
     rows_in_common,
     warn,
 )
+from culnig_tl.evaluation.verdict import verdict
 
 __all__ = [
     "ENOUGH_SETS",

@@ -22,49 +22,24 @@ Random sets differ widely (one may cost 45 %), so one or two of them show nothin
 ``ENOUGH_SETS`` = 19 sets p cannot be .05, with ten it cannot be below .09.
 
 Averages hide what cancels (one category rises, another falls): ``general_by_topic`` shows the
-categories one by one, and questions about everyday life and about geography are kept apart in
-``verdict``, since a set that moves geography alone carries country knowledge, not culture.
+categories one by one, and ``verdict`` keeps everyday life and geography apart.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
 
 from culnig_tl.errors import InvalidInputError, check_seed
-from culnig_tl.evaluation.bootstrap import (
-    Seed,
-    cluster_totals,
-    interval,
-    rank_p_value,
-    relative_fall,
-    resampled_falls,
-)
-from culnig_tl.evaluation.summary import (
-    LAYER_MATCHED,
-    check_probabilities,
-    condition_labels,
-    random_kinds,
-)
+from culnig_tl.evaluation.bootstrap import rank_p_value
+from culnig_tl.evaluation.falls import CONDITION, QUESTION, SET, Probabilities
+from culnig_tl.evaluation.summary import LAYER_MATCHED, check_probabilities
 
-EVERYDAY, GEOGRAPHY = "cloze-everyday", "cloze-geography"
-"""The benchmarks that ``verdict`` tells apart."""
 ENOUGH_SETS = 19
 """Layer-matched sets from which on p can be .05."""
 ENOUGH_CLUSTERS = 20
 """Clusters below which intervals by clusters are clearly too narrow."""
 
-MOST_GENERAL_FALL = 0.2
-"""A set that takes more from general questions than this is not about culture alone."""
-
-_SELECTIVE = "selective"
-_CONDITION = ["condition", "factor"]
-_SET = [*_CONDITION, "draw"]
-_QUESTION = ["benchmark", "id", "culture", "topic"]
-_NEEDED = (*_QUESTION, *_SET, "n_neurons", "probability")
+_NEEDED = (*QUESTION, *SET, "n_neurons", "probability")
 
 
 def selectivity(
@@ -103,7 +78,7 @@ def selectivity(
     """
     check_seed(seed)
     cultural, others = _kinds(answers, general)
-    measured = _Probabilities.of(answers, [*cultural, *others])
+    measured = Probabilities.of(answers, [*cultural, *others])
     sets = selectivity_of_sets(answers, general=general)
     elsewhere = measured.falls(measured.rows_of(others), seed=(seed, 1))
     tables = []
@@ -140,14 +115,14 @@ def selectivity_of_sets(
         InvalidInputError: as in ``selectivity``.
     """
     cultural, others = _kinds(answers, general)
-    measured = _Probabilities.of(answers, [*cultural, *others])
+    measured = Probabilities.of(answers, [*cultural, *others])
     elsewhere = measured.falls_of_sets(others)
     tables = []
     for name in cultural:
         here = measured.falls_of_sets([name])
         falls = {"fall": here, "general_fall": elsewhere, "selectivity": here - elsewhere}
         tables.append(pd.DataFrame(falls).reset_index().assign(benchmark=name))
-    table = pd.concat(tables).merge(measured.conditions.drop(columns="n_sets"), on=_CONDITION)
+    table = pd.concat(tables).merge(measured.conditions.drop(columns="n_sets"), on=CONDITION)
     return _benchmark_first(table)
 
 
@@ -170,7 +145,7 @@ def general_by_topic(
     """
     check_seed(seed)
     others = _general_benchmarks(answers, general)
-    measured = _Probabilities.of(answers, others)
+    measured = Probabilities.of(answers, others)
     tables = []
     for (benchmark, topic), rows in measured.topics():
         falls = measured.falls(rows, seed=seed)
@@ -191,7 +166,7 @@ def has_selectivity(answers: pd.DataFrame) -> bool:
     if answers.empty:
         return False
     is_general = set(_is_general(answers))
-    is_masked = set(answers.groupby(_CONDITION)["n_neurons"].max() > 0)
+    is_masked = set(answers.groupby(CONDITION)["n_neurons"].max() > 0)
     return is_general == is_masked == {False, True}
 
 
@@ -215,98 +190,9 @@ def with_selectivity(table: pd.DataFrame, answers: pd.DataFrame, *, seed: int = 
     }
     if not has_selectivity(answers):
         return table.assign(**dict.fromkeys(names.values(), float("nan")))
-    key = ["benchmark", *_CONDITION]
+    key = ["benchmark", *CONDITION]
     columns = selectivity(answers, seed=seed)[[*key, *names]]
     return table.merge(columns.rename(columns=names), on=key, how="left")
-
-
-def verdict(frame: pd.DataFrame) -> dict[str, str]:
-    """What the selectivity of each condition means, in one plain sentence.
-
-    A condition is selective on a benchmark if the interval by clusters of its selectivity lies
-    above 0 and it is more selective than each of at least ``ENOUGH_SETS`` layer-matched sets.
-    Selective on questions about everyday life means culture; on geography alone, country knowledge.
-    A selective set may still take much from general questions: above ``MOST_GENERAL_FALL`` the
-    sentence says that it is not culture alone.
-
-    Args:
-        frame: the frame of ``selectivity``.
-
-    Returns:
-        A sentence by condition (as ``condition_labels`` has it); random sets, and conditions of
-        several sets, have none.
-
-    Example:
-        >>> frame = pd.DataFrame({"benchmark": [EVERYDAY, GEOGRAPHY], "condition": "mine",
-        ...     "factor": 0.0, "n_sets": 1, "n_matched": 19, "beats_matched": [False, True],
-        ...     "fall": [0.3, 0.9], "general_fall": 0.1,
-        ...     "selectivity_cluster_low": [-0.1, 0.6], "selectivity_cluster_high": [0.5, 0.9]})
-        >>> verdict(frame)["mine"].partition(":")[0]
-        'This is country knowledge'
-    """
-    table = frame.assign(label=condition_labels(frame))
-    table = table[(table["n_sets"] == 1) & (random_kinds(table) == "")]
-    return {
-        str(label): _sentence(rows.to_dict("records"))
-        for label, rows in table.groupby("label", sort=False)
-    }
-
-
-def _sentence(rows: Sequence[Mapping[Any, Any]]) -> str:
-    """The verdict on one condition; everyday life and geography alone count where they are."""
-    by_name = {row["benchmark"]: row for row in rows}
-    general_fall = rows[0]["general_fall"]
-    more = ", but not that alone" if general_fall > MOST_GENERAL_FALL else ""
-    if EVERYDAY in by_name:
-        rows = [by_name[name] for name in (EVERYDAY, GEOGRAPHY) if name in by_name]
-        start = _kind(*map(_status, rows), more=more)
-    else:
-        statuses = {row["benchmark"]: _status(row) for row in rows}
-        parts = [
-            f"{status} on {name}{more if status == _SELECTIVE else ''}"
-            for name, status in statuses.items()
-        ]
-        start = "; ".join([f"{parts[0][0].upper()}{parts[0][1:]}", *parts[1:]])
-    falls = [
-        *((row["fall"], row["benchmark"]) for row in rows),
-        (general_fall, "general questions"),
-    ]
-    return f"{start}: P(answer) {_moves(falls)}."
-
-
-def _kind(everyday: str, geography: str = "", *, more: str) -> str:
-    """What being selective on either means; ``more`` says that it is not all."""
-    if everyday == _SELECTIVE:
-        return f"This is culture{more}"
-    unclear = [status for status in (everyday, geography) if status.startswith("too few")]
-    if unclear:
-        return f"There are {unclear[0]}"
-    if geography == _SELECTIVE:
-        return f"This is country knowledge{more}"
-    return f"This is {everyday}"
-
-
-def _status(row: Mapping[Any, Any]) -> str:
-    """Whether a condition is selective on a benchmark, or why that cannot be said."""
-    if np.isnan(row["selectivity_cluster_low"]):
-        return "too few clusters to say"
-    if row["selectivity_cluster_high"] < 0:
-        return "no selective fall"
-    if row["selectivity_cluster_low"] <= 0:
-        return "not selective"
-    if row["n_matched"] < ENOUGH_SETS:
-        return f"too few sets to say ({row['n_matched']} layer-matched, {ENOUGH_SETS} needed)"
-    return _SELECTIVE if row["beats_matched"] else "not selective (random sets do as much)"
-
-
-def _moves(falls: Sequence[tuple[float, str]]) -> str:
-    """ "falls by 70 % on one, by 20 % on another and rises by 5 % on a third"."""
-    parts, before = [], ""
-    for fall, where in falls:
-        verb = "rises " if fall <= -0.005 else "falls "
-        parts.append(f"{'' if verb == before else verb}by {abs(100 * fall):.0f} % on {where}")
-        before = verb
-    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _kinds(answers: pd.DataFrame, general: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -349,141 +235,6 @@ def _is_general(answers: pd.DataFrame) -> pd.Series:
     """Whether no row of a benchmark has a culture, by benchmark."""
     no_culture = answers["culture"].isna() | (answers["culture"] == "")
     return no_culture.groupby(answers["benchmark"], sort=False).all()
-
-
-@dataclass(frozen=True)
-class _Falls:
-    """One number per condition, with what it is in each draw of questions and of clusters."""
-
-    value: Float[np.ndarray, "condition"]
-    by_question: Float[np.ndarray, "draw condition"]
-    by_cluster: Float[np.ndarray, "draw condition"]
-    n_questions: int
-    n_clusters: int
-
-    def minus(self, other: "_Falls") -> "_Falls":
-        """The difference, draw by draw; its numbers of questions and clusters are of the first."""
-        return _Falls(
-            self.value - other.value,
-            self.by_question - other.by_question,
-            self.by_cluster - other.by_cluster,
-            self.n_questions,
-            self.n_clusters,
-        )
-
-    def columns(self, name: str) -> dict[str, Float[np.ndarray, "condition"]]:
-        """The number and both intervals."""
-        low, high = interval(self.by_question)
-        cluster_low, cluster_high = interval(self.by_cluster)
-        return {
-            name: self.value,
-            f"{name}_low": low,
-            f"{name}_high": high,
-            f"{name}_cluster_low": cluster_low,
-            f"{name}_cluster_high": cluster_high,
-        }
-
-
-@dataclass(frozen=True)
-class _Probabilities:
-    """``P(answer)`` of each question under each set of neurons, summed over its prompts.
-
-    Attributes:
-        totals: one row per question, one column per condition, factor and draw.
-        original: name and factor of the condition without neurons.
-        conditions: the others: condition, factor, n_neurons and n_sets.
-    """
-
-    totals: pd.DataFrame
-    original: tuple[str, float]
-    conditions: pd.DataFrame
-
-    @classmethod
-    def of(cls, answers: pd.DataFrame, benchmarks: Sequence[str]) -> "_Probabilities":
-        """Those of some benchmarks.
-
-        Raises:
-            InvalidInputError: no condition with or without neurons, or different questions.
-        """
-        answers = answers[answers["benchmark"].isin(benchmarks)]
-        answers = answers.astype({"culture": object, "topic": object, "factor": float})
-        answers = answers.fillna({"culture": "", "topic": ""})  # an empty text in a csv file
-        totals, n_prompts = (
-            answers.pivot_table(index=_QUESTION, columns=_SET, values="probability", aggfunc=how)
-            for how in ("sum", "count")
-        )
-        if (n_prompts.to_numpy() != n_prompts.to_numpy()[:, :1]).any():
-            raise InvalidInputError(
-                "The conditions answer different questions; evaluate all of them, with every set, "
-                "on the same rows of every benchmark."
-            )
-        kinds = answers.assign(random=random_kinds(answers))
-        conditions = kinds.groupby(_CONDITION, sort=False, as_index=False).agg(
-            n_neurons=("n_neurons", "max"), n_sets=("draw", "nunique"), random=("random", "first")
-        )
-        without = conditions[conditions["n_neurons"] == 0]
-        if without.empty or len(conditions) == 1:
-            raise InvalidInputError(
-                f"The conditions are {', '.join(conditions['condition'])}; give one without "
-                "neurons, the model as it is, and one with neurons."
-            )
-        first = without.iloc[0]
-        others = conditions.drop(index=without.index[0]).reset_index(drop=True)
-        return cls(totals, (first["condition"], first["factor"]), others)
-
-    @property
-    def _questions(self) -> pd.DataFrame:
-        """Benchmark, id, culture and topic of each question."""
-        return self.totals.index.to_frame(index=False)
-
-    def rows_of(self, benchmarks: Sequence[str]) -> Bool[np.ndarray, "question"]:
-        """Which questions are those of some benchmarks."""
-        return self._questions["benchmark"].isin(benchmarks).to_numpy()
-
-    def topics(self) -> Iterator[tuple[tuple[str, str], Bool[np.ndarray, "question"]]]:
-        """Each benchmark and topic, with its questions."""
-        questions = self._questions
-        for benchmark, topic in questions[["benchmark", "topic"]].drop_duplicates().to_numpy():
-            is_one = (questions["benchmark"] == benchmark) & (questions["topic"] == topic)
-            yield (benchmark, topic), is_one.to_numpy()
-
-    def falls(self, rows: Bool[np.ndarray, "question"], *, seed: Seed) -> _Falls:
-        """The falls on some questions; several sets of a condition are averaged."""
-        means = self.totals[rows].T.groupby(level=_CONDITION).mean().T
-        keys = [self.original, *self.conditions[_CONDITION].itertuples(index=False, name=None)]
-        totals = means[keys].to_numpy(dtype=float)
-        clusters = cluster_totals(totals, _clusters(self._questions[rows]))
-        return _Falls(
-            value=relative_fall(totals[:, 1:].sum(axis=0), totals[:, :1].sum(axis=0)),
-            by_question=_draws(totals, seed),
-            by_cluster=_draws(clusters, seed),
-            n_questions=len(totals),
-            n_clusters=len(clusters),
-        )
-
-    def falls_of_sets(self, benchmarks: Sequence[str]) -> pd.Series:
-        """The fall on some benchmarks, pooled, by condition, factor and draw."""
-        sums = self.totals[self.rows_of(benchmarks)].sum()
-        names = sums.index.to_frame()[_CONDITION].itertuples(index=False, name=None)
-        is_original = np.array([name == self.original for name in names])
-        original = sums[is_original].to_numpy(dtype=float).mean(keepdims=True)
-        sets = sums[~is_original]
-        return pd.Series(relative_fall(sets.to_numpy(dtype=float), original), sets.index)
-
-
-def _clusters(questions: pd.DataFrame) -> Int[np.ndarray, "question"]:
-    """The number of each question's cluster: its topic in its benchmark, or itself without one."""
-    alone = np.where(questions["topic"] == "", np.arange(len(questions)), -1)
-    labels = questions.assign(alone=alone).groupby(["benchmark", "topic", "alone"], sort=True)
-    return labels.ngroup().to_numpy()
-
-
-def _draws(
-    totals: Float[np.ndarray, "unit condition"], seed: Seed
-) -> Float[np.ndarray, "draw others"]:
-    """Falls in each draw against the first column; NaN where one unit leaves nothing to draw."""
-    draws = resampled_falls(totals[:, 1:], totals[:, 0], seed=seed)
-    return draws if len(totals) > 1 else np.full_like(draws, np.nan)
 
 
 def _ranks(table: pd.DataFrame, sets: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The folder of a run: each file says what made it, and serves a run that would make the same.
 
 What something else made is made again; what is damaged is set aside first; a warning names it. The
-first thing that is written claims the folder for this process, so that a finished run opens without
+first thing that is written locks the folder for this process, so that a finished run opens without
 any writing.
 """
 
@@ -53,24 +53,24 @@ class RunFolder:
     def __init__(self, path: str | Path, identity: Identity) -> None:
         self.path = Path(path)
         self._identity = dict(identity)
-        self._claims = ExitStack()
-        self._is_claimed = self._has_warned = False
+        self._locks = ExitStack()
+        self._is_locked = self._has_warned = False
         self._in_use: dict[Path, None] = {}
 
     def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._claims.close()
+        self._locks.close()
 
-    def claim(self) -> None:
+    def lock(self) -> None:
         """Keep other processes from writing here until the run ends.
 
         Raises:
             InvalidInputError: another process writes here.
             UnwritableError: the folder cannot be written.
         """
-        if self._is_claimed:
+        if self._is_locked:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -79,8 +79,8 @@ class RunFolder:
                 f"{self.path} cannot be written ({error.strerror}); give a folder that you may "
                 "write to."
             ) from error
-        self._claims.enter_context(locked(self.path))
-        self._is_claimed = True
+        self._locks.enter_context(locked(self.path))
+        self._is_locked = True
 
     def file(self, name: str) -> Path:
         """The path of a file of this run."""
@@ -133,33 +133,39 @@ class RunFolder:
             write: writes a file with this identity.
         """
         path, whole = self.file(name), self.whole(identity)
-        if not self.holds(path, whole, read):
-            self.claim()
-            write(path, whole)
+        if (held := self.held(path, whole, read)) is not None:
+            return held
+        self.lock()
+        write(path, whole)
         return read(path)[0]
 
     def whole(self, identity: Identity) -> dict[str, Any]:
         """An identity with what every file depends on, as JSON holds it."""
         return json.loads(json.dumps({**self._identity, **identity}))
 
-    def holds(self, path: Path, identity: Identity, read: Callable[[Path], tuple[T, Any]]) -> bool:
-        """Whether a file is there, is whole, and was made by what this run would make it of."""
+    def held(
+        self, path: Path, identity: Identity, read: Callable[[Path], tuple[T, Any]]
+    ) -> T | None:
+        """What a file holds that is whole and was made of what this run would make it of; else
+        None."""
         if not path.exists():
-            return False
+            return None
         try:
-            _, recorded = read(path)
+            content, recorded = read(path)
         except DamagedFileError:
             self.set_aside(path)
-            return False
+            return None
         except InvalidInputError:  # written before files said what made them
-            recorded = {}
-        if recorded != identity:
-            self._warn_of_other(path, recorded, identity)
-        return recorded == identity
+            self._warn_of_other(path, {}, identity)
+            return None
+        if recorded == identity:
+            return content
+        self._warn_of_other(path, recorded, identity)
+        return None
 
     def set_aside(self, path: Path) -> None:
         """Rename a damaged file, and say so."""
-        self.claim()
+        self.lock()
         warnings.warn(
             f"{path} is damaged; it is made again, and kept as {set_aside(path).name}.",
             UserWarning,
@@ -170,7 +176,7 @@ class RunFolder:
         """Write a frame as csv, unless the file holds just that."""
         path = self.file(name)
         if not path.is_file() or path.read_bytes() != csv_text(frame).encode():
-            self.claim()
+            self.lock()
             write_csv(path, frame)
 
     def check_complete(self) -> None:

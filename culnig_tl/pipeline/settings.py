@@ -174,7 +174,7 @@ def open_run_folder(folder: RunFolder, written: Mapping[str, Any]) -> None:
     """
     path = folder.file("settings.json")
     if not path.exists():
-        folder.claim()
+        folder.lock()
     if not path.exists():  # still, now that no other process writes here
         write_record(path, _FORMAT, written)
         return
@@ -194,7 +194,7 @@ def open_run_folder(folder: RunFolder, written: Mapping[str, Any]) -> None:
             "give another folder, or delete this one to run it again."
         )
     if is_older:
-        folder.claim()
+        folder.lock()
         write_record(path, _FORMAT, written)
 
 

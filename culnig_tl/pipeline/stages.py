@@ -66,7 +66,7 @@ def score(stage: Stage) -> dict[str, NeuronScores]:
     Raises:
         InvalidInputError: the folder holds scores that this run would not make.
     """
-    scores = {}
+    scores, fingerprint = {}, model_fingerprint(stage.model)
     for role, prepared in stage.questions.data.items():
         path = stage.folder.file(f"scores/{role}.safetensors")
         scoring = Scoring(
@@ -74,8 +74,9 @@ def score(stage: Stage) -> dict[str, NeuronScores]:
             method=stage.settings.method,
             clamp=role in ("control", "general"),
         )
-        if not _has_whole_scores(stage.folder, path):
-            stage.folder.claim()
+        held = _whole_scores(stage.folder, path)
+        if held is None:
+            stage.folder.lock()
             attribute(
                 stage.model,
                 prepared,
@@ -86,8 +87,9 @@ def score(stage: Stage) -> dict[str, NeuronScores]:
                 out=path,
                 progress=role if stage.progress else False,
             )
-        scores[role] = NeuronScores.load(path)
-        origin = {"model": model_fingerprint(stage.model), "data": prepared.fingerprint}
+            held = NeuronScores.load(path)
+        scores[role] = held
+        origin = {"model": fingerprint, "data": prepared.fingerprint}
         _check_source(path, scores[role].source, {"target": None} | scoring.provenance | origin)
     return scores
 
@@ -286,11 +288,9 @@ def _cards(
     paths = {
         neuron: stage.folder.file(f"cards/{file_name(str(neuron))}.json") for neuron in neurons
     }
-    missing = [
-        neuron for neuron, path in paths.items() if not stage.folder.holds(path, identity, _card)
-    ]
-    if missing:
-        stage.folder.claim()
+    held = {neuron: stage.folder.held(path, identity, _card) for neuron, path in paths.items()}
+    if missing := [neuron for neuron, card in held.items() if card is None]:
+        stage.folder.lock()
         cards = inspect_neurons(
             stage.model,
             rows,
@@ -301,7 +301,10 @@ def _cards(
         )
         for neuron in missing:
             cards[str(neuron)].save(paths[neuron], identity=identity)
-    return {str(neuron): NeuronCard.load(path) for neuron, path in paths.items()}
+    return {
+        str(neuron): NeuronCard.load(paths[neuron]) if card is None else card
+        for neuron, card in held.items()
+    }
 
 
 def _card(path: Path) -> tuple[NeuronCard, Identity]:
@@ -313,7 +316,7 @@ def _save(folder: RunFolder, name: str, neurons: NeuronSet) -> None:
     """Write a set of neurons, unless the file holds just that."""
     path = folder.file(name)
     if not path.exists() or not _holds_neurons(folder, path, neurons):
-        folder.claim()
+        folder.lock()
         neurons.save(path)
 
 
@@ -322,18 +325,18 @@ def _holds_neurons(folder: RunFolder, path: Path, neurons: NeuronSet) -> bool:
         return NeuronSet.load(path) == neurons
     except DamagedFileError:
         folder.set_aside(path)
+        return False
     except InvalidInputError:  # of another format: it holds no neurons
         return False
-    return False
 
 
-def _has_whole_scores(folder: RunFolder, path: Path) -> bool:
-    """Whether there are scores, which the user may have made; damaged ones are set aside."""
+def _whole_scores(folder: RunFolder, path: Path) -> NeuronScores | None:
+    """The scores that are there, which the user may have made; damaged ones are set aside."""
     try:
-        return path.exists() and bool(NeuronScores.load(path))
+        return NeuronScores.load(path) if path.exists() else None
     except DamagedFileError:
         folder.set_aside(path)
-        return False
+        return None
 
 
 def _folder_name(benchmark: str) -> str:

@@ -167,9 +167,7 @@ def settings_section(run: Run) -> str:
     if n_random:
         rows.append(("seeds of the random sets", f"0 to {n_random - 1}" if n_random > 1 else "0"))
     rows.append(("seed of the bootstrap", "0"))
-    caption = (
-        "Values of twelve hexadecimal digits are fingerprints: they change with model or rows."
-    )
+    caption = "Values of 12 or 16 hexadecimal digits are fingerprints of the rows and of the model."
     return section("Settings", table(("Setting", "Value"), rows, caption=caption))
 
 

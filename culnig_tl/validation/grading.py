@@ -19,7 +19,6 @@ from torch import Tensor
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
-from culnig_tl.selection import check_finite_scores
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,8 @@ def grade_scores(
         True
     """
     _check_key(key)
-    check_finite_scores(scores, control)
+    for each in filter(None, (scores, control)):
+        each.check_finite()
     if missing := [site for site in key.sites if site not in scores.sites]:
         raise InvalidInputError(
             f"The key lists neurons at {', '.join(missing)} and the scores are of "
