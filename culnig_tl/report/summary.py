@@ -56,8 +56,10 @@ def _effect(run: Run) -> str:
     if "random" not in set(rows["condition"]):
         return f"{sentence}; random neurons were not tried."
     n_random = run.settings["n_random"]
-    sets = "one random set" if n_random == 1 else f"{_in_words(n_random)} random sets"
-    return f"{sentence}; {sets} of the same size move it to {_percent(rows, 'random')} %."
+    is_one = n_random == 1
+    sets = "one random set" if is_one else f"{_in_words(n_random)} random sets"
+    moves = "moves" if is_one else "move"
+    return f"{sentence}; {sets} of the same size {moves} it to {_percent(rows, 'random')} %."
 
 
 def _share_of_scored(run: Run) -> str:
