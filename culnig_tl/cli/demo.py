@@ -65,7 +65,7 @@ def _real(out: Path, *, is_needed: bool, quiet: bool) -> None:
         n_random=1,
         n_layer_matched=2,
         n_cards=3,
-        token_budget=2048,
+        token_budget=1024,
         progress=not quiet,
     )
     print_run(run)

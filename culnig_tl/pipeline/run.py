@@ -174,9 +174,9 @@ def culnig(
         n_layer_matched: number of random sets with as many neurons in each layer.
         mode: what counts as an answer, as in ``evaluate``.
         n_cards: how many of the best culture-general neurons get a whole card. Their cost is one
-            forward and backward pass and ``1 + n_cards`` forward passes over at most 96 cultural
+            forward and backward pass and ``1 + n_cards`` forward passes over at most 64 cultural
             prompts, and a backward pass over 12 prompts a card; the dose response that comes with
-            them takes 7 forward passes over at most 48 prompts of each benchmark. 0 leaves both
+            them takes 7 forward passes over at most 24 prompts of each benchmark. 0 leaves both
             out. No other stage depends on it.
         token_budget: tokens per pass, padding counted; prepared questions have their own.
         progress: show progress bars.

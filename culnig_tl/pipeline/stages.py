@@ -35,8 +35,8 @@ from culnig_tl.questions import PreparedQuestions
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_specific, random_neurons, select_general
 
-_CARD_PROMPTS = 96
-_DOSE_PROMPTS = 48
+_CARD_PROMPTS = 64
+_DOSE_PROMPTS = 24
 _BREAKER_PROMPTS = 60
 _SEED = 0
 
