@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
+import pandas as pd
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 PLACES = ["fixtures", "shared"] if SHARED.is_dir() else ["fixtures-because-shared-data-is-absent"]
 
@@ -120,6 +122,33 @@ def write_culturalbench(folder: Path) -> Path:
     return folder
 
 
+HARD_TRUTHS = ["TFFF", "FTTF", "FFFT"]
+"""Right and wrong suggestions of three questions; of the second, two are right."""
+
+
+def culturalbench_hard_rows() -> list[dict[str, object]]:
+    """Three questions of two countries, four suggestions each; one cell reads None."""
+    countries = ["Spain", "United Kingdom", "Spain"]
+    return [
+        {
+            "data_idx": 4 * n + k,
+            "question_idx": n,
+            "prompt_question": f"What is common at table {n}\nin {country}?",
+            "prompt_option": "None" if (n, k) == (2, 1) else f"dish {n} {k}",
+            "answer": truth == "T",
+            "country": country,
+        }
+        for n, country in enumerate(countries)
+        for k, truth in enumerate(HARD_TRUTHS[n])
+    ]
+
+
+def write_culturalbench_hard(folder: Path) -> Path:
+    rows = [{**row, "answer": str(row["answer"]).upper()} for row in culturalbench_hard_rows()]
+    write_csv(folder / "CulturalBench-Hard.csv", rows)
+    return folder
+
+
 NORMAD_LABELS = ["yes", "yes", "yes", "no", "no", "neutral"]
 
 
@@ -165,6 +194,89 @@ def write_commonsenseqa(folder: Path) -> Path:
     for name, rows in (("dev_rand_split", official), ("validation_hf_rows", hub)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     (folder / "train_rand_split.jsonl").write_text(json.dumps({**hub[0], "id": "train"}))
+    return folder
+
+
+def exam_options(name: str) -> dict[str, str]:
+    return {f"option_{letter}": f"{name} {letter}" for letter in "abcd"}
+
+
+def include_rows() -> dict[str, list[dict[str, object]]]:
+    """By language: regional questions and an agnostic one, one of them without a country."""
+    about = {
+        "Polish": [("Poland", "region implicit"), ("Poland", "culture"), ("Poland", "agnostic")],
+        "Persian": [("Iran", "region explicit"), ("", "region explicit"), ("Iran", "agnostic")],
+    }
+    return {
+        language: [
+            {
+                "language": language,
+                "country": country,
+                "domain": "Social Science",
+                "subject": "Sociology" if n else "Law",
+                "regional_feature": feature,
+                "level": "Academic",
+                "question": f"Pytanie {n}\n{language}?",
+                **exam_options(f"{language} {n}"),
+                "answer": n + 1,
+            }
+            for n, (country, feature) in enumerate(rows)
+        ]
+        for language, rows in about.items()
+    }
+
+
+def write_include(folder: Path) -> Path:
+    """The hub's layout: a subfolder per language, a file per split."""
+    for language, rows in include_rows().items():
+        (folder / language).mkdir(parents=True)
+        for split, part in {"test": rows, "validation": [{**rows[0], "answer": 0}]}.items():
+            pd.DataFrame(part).to_parquet(folder / language / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+LITE_COUNTRIES = [
+    "['United States of America (USA)', 'France', 'United States of America (USA)']",
+    "['Italy', nan]",
+    "['United States']",
+    "[]",
+    "['France', \"Italy\"]",
+]
+
+
+def global_mmlu_lite_rows() -> list[dict[str, object]]:
+    """Five culturally sensitive questions, one of which names no country, and two agnostic."""
+    labels = ["CS"] * len(LITE_COUNTRIES) + ["CA"] * 2
+    return [
+        {
+            "sample_id": f"world_religions/test/{n}",
+            "subject": "world_religions" if label == "CS" else "anatomy",
+            "subject_category": "Humanities",
+            "question": f"Which of these is number {n}?",
+            **exam_options(f"choice {n}"),
+            "answer": "ABCD"[n % 4],
+            "required_knowledge": "['Cultural']" if label == "CS" else "['None']",
+            "time_sensitive": "['No']",
+            "reference": "[]",
+            "culture": "[]",
+            "region": "[]",
+            "country": country,
+            "cultural_sensitivity_label": label,
+            "is_annotated": True,
+        }
+        for n, (label, country) in enumerate(
+            zip(labels, [*LITE_COUNTRIES, "[]", "[]"], strict=True)
+        )
+    ]
+
+
+def write_global_mmlu_lite(folder: Path) -> Path:
+    """Tests, and a dev file whose rows have no label, as json."""
+    (folder / "en").mkdir(parents=True)
+    rows = global_mmlu_lite_rows()
+    dev = [{**rows[0], "sample_id": "dev/0", "cultural_sensitivity_label": "-"}]
+    for split, part in {"test": rows, "dev": dev}.items():
+        (folder / "en" / f"{split}-00000-of-00001.json").write_text(json.dumps(part))
     return folder
 
 

@@ -19,10 +19,16 @@ import pandas as pd
 import pytest
 from benchmark_files import (
     blend_rows,
+    culturalbench_hard_rows,
+    global_mmlu_lite_rows,
+    include_rows,
     write_blend,
     write_commonsenseqa,
     write_countryrc,
     write_culturalbench,
+    write_culturalbench_hard,
+    write_global_mmlu_lite,
+    write_include,
     write_mrpc,
     write_normad,
     write_qnli,
@@ -40,6 +46,11 @@ WRITERS = {
     "blend-open": write_blend,
     "countryrc": write_countryrc,
     "culturalbench": write_culturalbench,
+    "culturalbench-hard": write_culturalbench_hard,
+    "include": write_include,
+    "include-agnostic": write_include,
+    "global-mmlu-lite-sensitive": write_global_mmlu_lite,
+    "global-mmlu-lite-agnostic": write_global_mmlu_lite,
     "normad": write_normad,
     "normad-control": write_normad,
     "commonsenseqa": write_commonsenseqa,
@@ -203,10 +214,32 @@ def tables(files: dict[str, dict[str, bytes]]) -> list[Table]:
             ("id", "context", "question"),
             {},
         ),
+        Table(
+            "culturalbench-hard",
+            culturalbench_hard_rows(),
+            ("data_idx", "question_idx", "prompt_question", "country"),
+            {},
+        ),
+        Table(
+            "include",
+            [row for rows in include_rows().values() for row in rows],
+            ("regional_feature", "question", "option_c", "answer"),
+            {},
+        ),
+        Table(
+            "global-mmlu-lite-sensitive",
+            global_mmlu_lite_rows(),
+            ("sample_id", "cultural_sensitivity_label", "question", "option_c", "answer"),
+            {},
+        ),
     ]
 
 
-FILES = {"mrpc": "test.json"}
+FILES = {
+    "mrpc": "test.json",
+    "include": "test.json",
+    "global-mmlu-lite-sensitive": "test.json",
+}
 
 
 def loaded(place, table: Table, records: list[Any]) -> str:
@@ -215,7 +248,7 @@ def loaded(place, table: Table, records: list[Any]) -> str:
     return outcome(table.benchmark, place({**table.others, file: content}))
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(10))
 @settings(max_examples=20)
 @given(data=st.data())
 def test_a_cell_that_is_no_text_is_reported_with_file_and_row(whole, place, number, data):
@@ -229,7 +262,7 @@ def test_a_cell_that_is_no_text_is_reported_with_file_and_row(whole, place, numb
     assert f"1 of {len(records)} rows cannot be used" in said
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(10))
 def test_the_tables_themselves_are_whole_and_every_column_is_needed(whole, place, number):
     table = tables(whole)[number]
     assert loaded(place, table, table.records) == ""

@@ -858,13 +858,14 @@ def test_one_new_module_adds_a_benchmark(tmp_path, monkeypatch):
 
 def test_every_benchmark_says_what_it_is():
     values = [benchmarks.benchmark(name) for name in benchmarks.benchmark_names()]
-    assert len(values) == 26
+    assert len(values) == 34
     for value in values:
         assert value.licence, value.name
         assert value.templates or value.packaged, value.name
         assert set(value.uses) <= {"cultural", "control", "recognition", "general", "open"}
         assert ("control" in value.uses) == value.name.endswith("-control"), value.name
-    assert [value.name for value in values if value.measure] == ["worldvaluesbench"]
+    measured = [value.name for value in values if value.measure]
+    assert measured == ["culturalbench-hard", "worldvaluesbench"]
 
 
 def test_alignment_is_the_measure_of_worldvaluesbench():

@@ -17,6 +17,7 @@ embedded model's own questions need no file and no network.
 from culnig_tl.benchmarks.catalogue import (
     benchmark,
     benchmark_names,
+    judged_together,
     load_benchmark,
     measure_of,
     register,
@@ -38,6 +39,7 @@ __all__ = [
     "benchmark_names",
     "drawn",
     "half_of_groups",
+    "judged_together",
     "load_benchmark",
     "measure_of",
     "paper_rows",

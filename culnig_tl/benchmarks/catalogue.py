@@ -4,12 +4,13 @@ Every ``Benchmark`` that a module of this package has is in the catalogue, so th
 is one new module. A benchmark of one's own is given to ``load_benchmark`` or to ``register``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from math import nan
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import get_args
+from typing import Any, get_args
 
 from datasets import Dataset
 
@@ -50,15 +51,19 @@ def load_benchmark(
             ``"blend"``, ``"culturalbench"``, ``"normad"``, the same with ``"-control"``,
             ``"blend-open"`` (written answers, for ``evaluate_open`` alone);
             ``"worldvaluesbench"`` (from local files only), ``"countryrc"`` (country names, with
-            passages of this package); ``"commonsenseqa"``, ``"qnli"``, ``"mrpc"``.
+            passages of this package); ``"culturalbench-hard"``, ``"include"`` and
+            ``"global-mmlu-lite-sensitive"``, the same with ``"-control"``;
+            ``"include-agnostic"``, ``"global-mmlu-lite-agnostic"`` (exam questions without
+            culture), ``"commonsenseqa"``, ``"qnli"``, ``"mrpc"``.
             Or a ``Benchmark`` of your own, which is then registered under its name.
         split: ``"identify"`` to find neurons, ``"test"`` (the other rows) to measure them,
-            ``"all"`` for both. The last three benchmarks have no part to identify with, and their
+            ``"all"`` for both. The last five benchmarks have no part to identify with, and their
             ``"test"`` is ``"all"``.
         data_dir: the folder of that benchmark's files; None fetches them from the hub.
         cultures: only these, in any benchmark's spelling; None takes all.
         topics: only these, as the benchmark names them; None takes all.
-        limit: at most so many rows, drawn with ``seed`` from each culture in turn, in their order.
+        limit: at most so many rows, drawn with ``seed`` from each culture in turn, in their order;
+            of ``"culturalbench-hard"`` whole questions, four rows each.
         per_culture: at most so many rows of each culture, drawn with ``seed``, in their order;
             ``limit`` counts what is left.
         seed: seed of the draws.
@@ -74,8 +79,8 @@ def load_benchmark(
     Raises:
         UnknownNameError: an unknown benchmark, culture or topic; those that there are are listed.
         MissingFileError: files that are not in ``data_dir``, or a hub out of reach.
-        InvalidInputError: a limit below 1, an empty list, a record that cannot be used, templates
-            for atlas, or a Benchmark under another's name.
+        InvalidInputError: a limit below 1 (or below the rows of one question), an empty list, a
+            record that cannot be used, templates for atlas, or a Benchmark under another's name.
 
     Example:
         >>> load_benchmark("atlas", split="test", cultures=["Iran"], limit=3)["culture"][:]
@@ -87,7 +92,7 @@ def load_benchmark(
     check_choice("split", split, get_args(Split))
     for argument, number in (("limit", limit), ("per_culture", per_culture)):
         if number is not None:
-            check_number(argument, number, low=1, whole=True)
+            check_number(argument, number, low=value.judgements, whole=True)
     for argument, names in (("cultures", cultures), ("topics", topics)):
         if names is not None:
             check_some(argument, names)
@@ -101,8 +106,8 @@ def load_benchmark(
     if topics is not None:
         rows = with_values(rows, "topic", topics, name=value.name)
     if per_culture is not None:
-        rows = drawn_per_culture(rows, per_culture, seed)
-    return rows if limit is None else drawn(rows, limit, seed)
+        rows = drawn_per_culture(rows, per_culture, seed, together=value.judgements)
+    return rows if limit is None else drawn(rows, limit, seed, together=value.judgements)
 
 
 def benchmark(name: str) -> Benchmark:
@@ -142,6 +147,41 @@ def measure_of(name: str) -> Measure | None:
         (None, None)
     """
     return _benchmarks()[name].measure if name in _benchmarks() else None
+
+
+def judged_together(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Sequence[Any]]
+) -> dict[str, list[Any]]:
+    """Columns of measures in which a question of several judgements counts as one.
+
+    Args:
+        rows: the rows that were answered.
+        columns: one value per row; a benchmark's own measure is in the column of its name.
+
+    Returns:
+        The columns; every judgement of a question in one wording has the lowest score of them (see
+        ``Benchmark``), NaN where not all of them were asked.
+
+    Example:
+        >>> row = {"benchmark": "culturalbench-hard", "id": "7", "culture": "Iran", "template": ""}
+        >>> judged_together([row] * 4, {"all four right": [100.0, 100.0, 0.0, 100.0]})
+        {'all four right': [0.0, 0.0, 0.0, 0.0]}
+    """
+    scores = {name: list(values) for name, values in columns.items()}
+    questions: dict[tuple[str, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        key = tuple(row[name] for name in ("benchmark", "id", "culture", "template"))
+        questions.setdefault(key, []).append(number)
+    for (name, *_), numbers in questions.items():
+        value = _benchmarks().get(name)
+        if value is None or value.measure is None or value.judgements == 1:
+            continue
+        column = scores[value.measure.name]
+        is_whole = len(numbers) == value.judgements
+        lowest = min(column[number] for number in numbers) if is_whole else nan
+        for number in numbers:
+            column[number] = lowest
+    return scores
 
 
 def register(value: Benchmark) -> Benchmark:

@@ -60,6 +60,8 @@ class Benchmark:
         folder: where its files lie within a folder of all benchmarks; ``""`` is its name.
         packaged: its questions are part of the package, no files or hub needed.
         has_culture: False for a task that has no culture, and so no half to identify neurons with.
+        judgements: rows that each question has in each wording, one after the other, where only all
+            of them together count: they are drawn together, and each has the lowest score of them.
         dataset: makes a Dataset of what ``load`` returns.
     """
 
@@ -72,6 +74,7 @@ class Benchmark:
     folder: str = ""
     packaged: bool = False
     has_culture: bool = True
+    judgements: int = 1
     dataset: Callable[[Sequence[Mapping[str, Any]]], Dataset] = questions
 
     def rows(

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import isfinite, isnan
 from typing import Any, TypeVar
 
@@ -147,6 +148,17 @@ def records(table: pd.DataFrame, *, key: str, name: str) -> list[Record]:
     return [Record(row, key=key, place=f"{name}, row {number}") for number, row in enumerate(rows)]
 
 
+def with_ids(rows: Sequence[Record]) -> list[Record]:
+    """Records of a table that has no column to know them by, known by a hash of their cells.
+
+    Example:
+        >>> one, = with_ids([Record({"question": "Tea?"}, key="question", place="a.csv, row 0")])
+        >>> one.key, len(one["id"]), one.place
+        ('id', 12, 'a.csv, row 0')
+    """
+    return [Record({**row, "id": _digest(row)}, key="id", place=row.place) for row in rows]
+
+
 def text_fault(cell: Any) -> str:
     """What is wrong with a cell that must hold text; ``""`` if nothing is.
 
@@ -218,6 +230,10 @@ def half_of_groups(items: Sequence[Item], split: Split, group: Callable[[Item], 
         if is_first == (split == "identify"):
             half.append(item)
     return half
+
+
+def _digest(row: Record) -> str:
+    return blake2b(ascii(sorted(row.items())).encode(), digest_size=6).hexdigest()
 
 
 def _text(cell: Any) -> Any:

@@ -34,33 +34,44 @@ def with_values(
     return rows.select([i for i, value in enumerate(rows[column]) if key_of[value] in spellings])
 
 
-def drawn(rows: Dataset, limit: int, seed: int) -> Dataset:
+def drawn(rows: Dataset, limit: int, seed: int, *, together: int = 1) -> Dataset:
     """At most ``limit`` rows, drawn with ``seed`` from each culture in turn, in their order.
 
     The rows are shuffled; the first of each culture are taken, then the second of each, until there
     are ``limit``. So no culture gives two rows more than another that has some left.
+
+    ``together`` rows, one after the other, are one question, and are drawn as one.
     """
     if limit >= len(rows):
         return rows
-    order = np.random.default_rng(seed).permutation(len(rows)).tolist()
-    cultures, counts = rows["culture"][:], Counter[str]()
+    cultures, counts = rows["culture"][::together], Counter[str]()
+    order = np.random.default_rng(seed).permutation(len(cultures)).tolist()
     turns = []
-    for row in order:
-        turns.append(counts[cultures[row]])
-        counts[cultures[row]] += 1
-    first = np.argsort(turns, kind="stable")[:limit]
-    return rows.select(sorted(order[place] for place in first))
+    for place in order:
+        turns.append(counts[cultures[place]])
+        counts[cultures[place]] += 1
+    first = np.argsort(turns, kind="stable")[: limit // together]
+    return _selected(rows, [order[turn] for turn in first], together)
 
 
-def drawn_per_culture(rows: Dataset, limit: int, seed: int) -> Dataset:
+def drawn_per_culture(rows: Dataset, limit: int, seed: int, *, together: int = 1) -> Dataset:
     """At most ``limit`` rows of each culture, drawn with ``seed``, in their order.
 
-    A culture's draw does not depend on the other cultures in the rows.
+    A culture's draw does not depend on the other cultures in the rows. ``together`` is as in
+    ``drawn``.
     """
     places: dict[str, list[int]] = {}
-    for place, culture in enumerate(rows["culture"]):
+    for place, culture in enumerate(rows["culture"][::together]):
         places.setdefault(culture, []).append(place)
-    return rows.select(sorted(i for each in places.values() for i in _draw(each, limit, seed)))
+    limit //= together
+    return _selected(
+        rows, [i for each in places.values() for i in _draw(each, limit, seed)], together
+    )
+
+
+def _selected(rows: Dataset, places: Iterable[int], together: int) -> Dataset:
+    """The rows of the questions at some places, in their order."""
+    return rows.select([together * place + k for place in sorted(places) for k in range(together)])
 
 
 def _draw(places: list[int], limit: int, seed: int) -> list[int]:

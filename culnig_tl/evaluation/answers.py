@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from culnig_tl.benchmarks import measure_of
+from culnig_tl.benchmarks import judged_together, measure_of
 from culnig_tl.errors import check_choice, check_number
 from culnig_tl.evaluation.likelihood import check_whole_options, option_log_probabilities
 from culnig_tl.evaluation.trust import same_rows, warn
@@ -233,7 +233,7 @@ def _measures(prepared: PreparedQuestions, predictions: list[str]) -> dict[str, 
         columns["measure"][number] = measure.name
         values = columns.setdefault(measure.name, [float("nan")] * n)
         values[number] = measure.score(meant, row["answer"], row["options"])
-    return columns
+    return judged_together(given, columns)
 
 
 def _option_probabilities(
