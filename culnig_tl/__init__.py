@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 from culnig_tl import figures
+from culnig_tl.activations import activation_statistics, cas, lape, standardised_difference
 from culnig_tl.atlas import answer_key
 from culnig_tl.attribution import (
     attribute,
@@ -71,9 +72,11 @@ __all__ = [
     "Run",
     "ablation_effects",
     "accuracy_by",
+    "activation_statistics",
     "answer_key",
     "attribute",
     "attribute_questions",
+    "cas",
     "circuitsvis",
     "compare",
     "control_of",
@@ -94,6 +97,7 @@ __all__ = [
     "inspect_neurons",
     "inspect_prompt",
     "integrated_gradients",
+    "lape",
     "load_benchmark",
     "load_model",
     "prepare",
@@ -105,6 +109,7 @@ __all__ = [
     "selectivity",
     "split",
     "split_half",
+    "standardised_difference",
     "tables",
     "threshold_sweep",
 ]

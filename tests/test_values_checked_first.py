@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import culnig_tl as ct
+from culnig_tl.activations import ActivationStatistics
 from culnig_tl.cli import app
 from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.evaluation import breakers, summarise
@@ -73,6 +74,21 @@ def scores(value: float = 0.0, cultures: tuple[str, ...] = ("A", "B")) -> ct.Neu
     scores = ct.NeuronScores({"mlp.hook_post": values}, cultures, 1, (1,) * len(cultures), {})
     values[-1, 2, 63] += value
     return scores
+
+
+def activation_statistics() -> ActivationStatistics:
+    """Statistics of one site and two cultures."""
+    values = {"mlp.hook_post": torch.rand(2, 3, 64, dtype=torch.float64)}
+    names = ("probability", "mean", "deviation", "maximum", "last", "last_deviation")
+    source = {"model": "m", "data": "d"}
+    return ActivationStatistics(
+        **dict.fromkeys(names, values),
+        cultures=("A", "B"),
+        n_positions=(5, 5),
+        n_prompts=(1, 1),
+        n_questions=1,
+        source=source,
+    )
 
 
 def batch_of(model, rows):
@@ -190,6 +206,18 @@ CALLS: dict[str, tuple[Any, dict[str, tuple]]] = {
         },
     ),
     "prepare": (ct.prepare, {"token_budget": POSITIVE}),
+    "activation_statistics": (
+        ct.activation_statistics,
+        {"token_budget": POSITIVE, "sites": (*LIST, ["mlp.typo"])},
+    ),
+    "lape": (
+        lambda m, r, **o: ct.lape(activation_statistics(), **o),
+        {"top": SHARE, "quantile": SHARE},
+    ),
+    "standardised_difference": (
+        lambda m, r, **o: ct.standardised_difference(*[activation_statistics()] * 2, **o),
+        {"positions": CHOICE},
+    ),
     "estimate": (
         lambda m, r, **o: ct.estimate(m, **{"data": {"a": r}, "benchmarks": {"b": r}, **o}),
         {
