@@ -13,11 +13,10 @@ import pytest
 from test_pipeline import FEW_ROWS, FILES, control_of, files, names_of, run_on
 
 from culnig_tl.errors import InvalidInputError, MissingFileError
-from culnig_tl.files import file_name, locked, read_json, write_json
+from culnig_tl.files import RunFolder, file_name, locked, read_json, write_json
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.pipeline import stages
-from culnig_tl.pipeline.folder import RunFolder
 
 pytestmark = FEW_ROWS
 
@@ -355,7 +354,7 @@ def test_a_finished_run_opens_without_a_write(run_in, copied, passes, monkeypatc
     passes.clear()
     for name in ("replace", "mkdir", "rename", "unlink"):
         monkeypatch.setattr(os, name, refused)
-    monkeypatch.setattr("culnig_tl.pipeline.folder.locked", refused)
+    monkeypatch.setattr("culnig_tl.files.folder.locked", refused)
     run = run_in(copied, n_cards=1)
     monkeypatch.undo()
     assert passes == []

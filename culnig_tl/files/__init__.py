@@ -1,9 +1,11 @@
 """Files: written whole or not at all, recognised when read back, and of one owner at a time.
 
-Three modules: ``writing`` (names, atomic writes, plain JSON), ``records`` (files of ours, with a
-checksum and what made them) and ``locks`` (one process per folder).
+Four modules: ``writing`` (names, atomic writes, plain JSON), ``records`` (files of ours, with a
+checksum and what made them), ``locks`` (one process per folder) and ``folder`` (files that are made
+once, and made again where something else made them).
 """
 
+from culnig_tl.files.folder import Identity, RunFolder
 from culnig_tl.files.locks import locked
 from culnig_tl.files.records import (
     DamagedFileError,
@@ -30,6 +32,8 @@ from culnig_tl.files.writing import (
 __all__ = [
     "DamagedFileError",
     "Format",
+    "Identity",
+    "RunFolder",
     "csv_text",
     "file_name",
     "locked",

@@ -25,11 +25,11 @@ from culnig_tl.evaluation import (
     warn,
     with_selectivity,
 )
+from culnig_tl.files import RunFolder
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import check_intervention
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.pipeline.folder import RunFolder
 from culnig_tl.pipeline.questions import RunQuestions
 from culnig_tl.pipeline.settings import (
     Settings,

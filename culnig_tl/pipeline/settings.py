@@ -15,10 +15,16 @@ from typing import Any, get_args
 from culnig_tl.attribution import OwnMethod, method_name
 from culnig_tl.errors import InvalidInputError, check_choice, check_number, check_numbers
 from culnig_tl.evaluation import Mode
-from culnig_tl.files import DamagedFileError, Format, read_json, read_record, write_record
+from culnig_tl.files import (
+    DamagedFileError,
+    Format,
+    RunFolder,
+    read_json,
+    read_record,
+    write_record,
+)
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
-from culnig_tl.pipeline.folder import RunFolder
 from culnig_tl.pipeline.questions import ROLES, RunQuestions, atlas_benchmarks, atlas_rows
 from culnig_tl.questions import PreparedQuestions, fingerprint
 from culnig_tl.selection import Recipe, check_shares

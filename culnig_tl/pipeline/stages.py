@@ -23,12 +23,11 @@ from culnig_tl.evaluation import (
     culture_effects,
     dose_response,
 )
-from culnig_tl.files import DamagedFileError, file_name, read_json
+from culnig_tl.files import DamagedFileError, Identity, RunFolder, file_name, read_json
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.inspection import NeuronCard, inspect_neurons
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Neuron, NeuronSet
-from culnig_tl.pipeline.folder import Identity, RunFolder
 from culnig_tl.pipeline.questions import RunQuestions
 from culnig_tl.pipeline.settings import Settings
 from culnig_tl.questions import PreparedQuestions

@@ -16,18 +16,16 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from culnig_tl.errors import InvalidInputError, MissingFileError, UnwritableError
-from culnig_tl.files import (
+from culnig_tl.files.locks import locked
+from culnig_tl.files.records import (
     DamagedFileError,
     Format,
-    csv_text,
-    locked,
     read_frame,
     read_record,
-    set_aside,
-    write_csv,
     write_frame,
     write_record,
 )
+from culnig_tl.files.writing import csv_text, set_aside, write_csv
 
 T = TypeVar("T")
 Identity = Mapping[str, Any]
