@@ -69,6 +69,8 @@ atlas-seeds: install ## train three seeds and the natural twin, print their tabl
 bench: dev ## time and memory of the method into tests/benchmarks/RESULTS.md (minutes; 10 GB of memory)
 	@echo "bench: attribution against its floor"
 	@$(RUN) tests/benchmarks/attribution.py --out tests/benchmarks/RESULTS.md
+	@echo "bench: ablation of single neurons"
+	@$(RUN) tests/benchmarks/ablation.py --out tests/benchmarks/RESULTS.md
 	@echo "bench: real vocabularies"
 	@$(RUN) tests/benchmarks/vocabulary.py --out tests/benchmarks/RESULTS.md
 	@echo "bench: what bfloat16 changes"

@@ -79,16 +79,27 @@ class NaiveLlama:
         queries, keys, values = self._shared(queries, keys, values)
         heads = []
         for head in range(self.n_heads):
-            shared = head * self.n_key_value_heads // self.n_heads
-            query = self._rotated(queries[:, head * self.d_head : (head + 1) * self.d_head])
-            key = self._rotated(keys[:, shared * self.d_head : (shared + 1) * self.d_head])
+            shared = self.read_by(head)
             value = values[:, shared * self.d_head : (shared + 1) * self.d_head]
             mixed = []
-            for i in range(len(normed)):
-                pattern = self._pattern(key[: i + 1] @ query[i] / math.sqrt(self.d_head))
+            for i, pattern in enumerate(self.patterns(queries, keys, head)):
                 mixed.append(pattern @ value[: i + 1])
             heads.append(torch.stack(mixed))
         return self._linear(torch.cat(heads, dim=1), f"{name}.o_proj")
+
+    def read_by(self, head: int) -> int:
+        """Which of the shared keys and values a head reads."""
+        return head * self.n_key_value_heads // self.n_heads
+
+    def patterns(self, queries: Tensor, keys: Tensor, head: int) -> list[Tensor]:
+        """The attention of every query of a head to the keys up to its own position."""
+        shared = self.read_by(head)
+        query = self._rotated(queries[:, head * self.d_head : (head + 1) * self.d_head])
+        key = self._rotated(keys[:, shared * self.d_head : (shared + 1) * self.d_head])
+        return [
+            self._pattern(key[: i + 1] @ query[i] / math.sqrt(self.d_head))
+            for i in range(len(query))
+        ]
 
     def _rotated(self, vectors: Tensor) -> Tensor:
         half = self.d_head // 2
@@ -162,6 +173,54 @@ class GimLlama(NaiveLlama):
     def _shared(self, *vectors: Tensor) -> tuple[Tensor, ...]:
         shares = (0.25, 0.25, 0.5)
         return tuple(part(each, share) for each, share in zip(vectors, shares, strict=True))
+
+
+class AtpStarLlama(NaiveLlama):
+    """arXiv 2403.00745: what a neuron of a query or a key does to each pattern, and the pattern's
+    gradient."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.seen: list[Tensor] = []
+        """By layer, head and query, as they come."""
+
+    def _pattern(self, scores: Tensor) -> Tensor:
+        pattern = super()._pattern(scores)
+        if pattern.requires_grad:
+            pattern.retain_grad()
+            self.seen.append(pattern)
+        return pattern
+
+    def drops(self, trace: "Trace", site: str, layer: int) -> list[list[float]]:
+        """[pos][neuron]: each neuron is set to 0 at one position, and nothing else is."""
+        vectors = {
+            each: torch.tensor(trace.activation[each, layer], dtype=torch.float64)
+            for each in ("attn.hook_q", "attn.hook_k")
+        }
+        length, width = vectors[site].shape
+        return [
+            [self._drop(vectors, site, layer, i, neuron) for neuron in range(width)]
+            for i in range(length)
+        ]
+
+    def _drop(
+        self, vectors: Mapping[str, Tensor], site: str, layer: int, position: int, neuron: int
+    ) -> float:
+        without = vectors[site].clone()
+        without[position, neuron] = 0.0
+        changed = {**vectors, site: without}
+        drop = 0.0
+        for head in range(self.n_heads):
+            own = head if site == "attn.hook_q" else self.read_by(head)
+            if own != neuron // self.d_head:
+                continue
+            after = self.patterns(changed["attn.hook_q"], changed["attn.hook_k"], head)
+            first = (layer * self.n_heads + head) * len(without)
+            for i in range(len(without)):
+                before = self.seen[first + i]
+                assert before.grad is not None
+                drop += float(((before.detach() - after[i]) * before.grad).sum())
+        return drop
 
 
 class PlainTransformers:

@@ -1,10 +1,15 @@
-"""Score of every neuron on every question, and of a data set: gradient x activation and integrated
-gradients.
+"""Score of every neuron on every question, and of a data set, by one of several methods.
 
     s[l,k](q) = P(y|x) * max over real positions i of share[l,k,i]
 
-    gradient_x_activation   share = a * dP/da
-    integrated_gradients    share = mean over factors f of  a * dP / d(f a)
+    gradient_x_activation       share = a * dP/da
+    integrated_gradients        share = mean over factors f of  a * dP / d(f a)
+    relp, relp_frozen_attention, gim
+                                share = a * dP/da, by the rules of another backward pass (``rules``)
+    atp_star                    share = a * dP/da; at queries and keys the fall of P where their
+                                softmax is recomputed without the neuron (``attention``)
+    gradient                    share = dP/da
+    activation_x_weight_norm    share = a * length of the output weights (``methods``)
 
 ``P(y|x)`` is the softmax probability of the right label's token at the last position, over the
 whole vocabulary; ``a`` the activation ``a[l,k,i]`` at a site. Multiply a neuron by a factor, as
@@ -44,6 +49,13 @@ from culnig_tl.attribution.dataset import (
     attribute_questions,
 )
 from culnig_tl.attribution.distributed import launched, require_single_process
+from culnig_tl.attribution.gradients import (
+    Residuals,
+    StartPoint,
+    last_mlp_trimmed,
+    recording,
+    starting_at,
+)
 from culnig_tl.attribution.methods import (
     METHODS,
     OwnMethod,
@@ -57,14 +69,19 @@ __all__ = [
     "METHODS",
     "OwnMethod",
     "QuestionScores",
+    "Residuals",
     "Scoring",
+    "StartPoint",
     "Target",
     "answer_probability",
     "attribute",
     "attribute_questions",
     "gradient_x_activation",
     "integrated_gradients",
+    "last_mlp_trimmed",
     "launched",
     "method_name",
+    "recording",
     "require_single_process",
+    "starting_at",
 ]

@@ -16,13 +16,13 @@ from culnig_tl.attribution.long_run import LongRun
 from culnig_tl.attribution.methods import (
     METHODS,
     OwnMethod,
+    check_method,
     check_pooling,
     method_name,
     scored_by,
 )
 from culnig_tl.attribution.pooling import Padding, Pool, Reduction, Scores, Weight
 from culnig_tl.attribution.quadrature import Nodes, is_geometric
-from culnig_tl.attribution.rules import RULES
 from culnig_tl.attribution.targets import Target, check_target
 from culnig_tl.attribution.workload import Workload
 from culnig_tl.errors import (
@@ -66,15 +66,14 @@ class Scoring:
             check_choice("method", self.method, METHODS)
         check_path(self.steps, self.path, self.nodes)
         check_pooling(self.pool, self.padding, self.clamp, self.weight)
-        self._check_target()
+        check_target(self.target, [])
         layers_of(model, self.sites)
         if self.pool is None:
             raise InvalidInputError(
                 "pool is None, which keeps every position, and questions differ in length; choose "
                 "a pool, or call gradient_x_activation or integrated_gradients on a batch."
             )
-        if rules := RULES.get(method_name(self.method)):
-            rules.check(model, method_name(self.method))
+        check_method(model, self.method, self.sites, self.target)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -130,14 +129,6 @@ class Scoring:
             return lambda piece: scored_by(method, model, piece, self.sites, reduction)
         score = METHODS[self.method]
         return lambda piece: score(model, piece, self.sites, reduction, self.target)
-
-    def _check_target(self) -> None:
-        check_target(self.target, [])
-        if callable(self.method) and self.target != "probability":
-            raise InvalidInputError(
-                f"target is {self.target!r} and {method_name(self.method)} differentiates what it "
-                "likes; leave target out, or take a built-in method."
-            )
 
     @property
     def _integrates(self) -> bool:
@@ -200,8 +191,12 @@ def attribute(
         rows: questions, prepared ones, or ready-made batches, which are taken whole. Their cultures
             are ``""`` everywhere, for scores of one group without a name, or nowhere.
         sites: hook points of one layer, e.g. ``"mlp.hook_post"``.
-        method: how a neuron's share in an answer is estimated: a name, or a function of your own
-            (see ``attribution.methods``).
+        method: how a neuron's share in an answer is estimated: ``"gradient_x_activation"``;
+            ``"integrated_gradients"``; ``"relp"``, ``"relp_frozen_attention"`` and ``"gim"``, by
+            other backward passes (see ``attribution.rules``); ``"atp_star"``, with the softmax of
+            queries and keys recomputed (see ``attribution.attention``); ``"gradient"`` alone;
+            ``"activation_x_weight_norm"``, for sites that write, without a target; or a function
+            of your own (see ``attribution.methods``).
         steps, path, nodes: of integrated gradients, see ``integrated_gradients``.
         pool: how positions become one number; the paper takes the maximum.
         padding: ``"ignore"`` leaves padding out; ``"zero"`` counts it as 0, as the published code
@@ -224,8 +219,8 @@ def attribute(
     Raises:
         InvalidInputError: no rows, a row without culture among others with, a label that is not
             one token, a prompt that does not fit into context or memory, a score that is not finite
-            (the question is named), a target that a row does not have, or a checkpoint of other
-            settings.
+            (the question is named), a target that a row does not have, a method that is not made
+            for this model, these sites or a target, or a checkpoint of other settings.
         UnknownNameError: a site that this model does not have.
 
     Warns:

@@ -7,6 +7,12 @@ A method is a value. The built-in ones stand in ``METHODS``; a method of your ow
 either ``{site: [batch layer pos neuron]}`` or, to hold less at a time, an iterable of
 ``(site, layer, [batch pos neuron])``. Pooling over real positions, weighting by ``P(y|x)`` and
 clamping are the same for all.
+
+``activation_x_weight_norm`` needs no gradient: a neuron's activation times the length of what one
+unit of it adds to the residual stream (``Site.output_direction``): a row of ``W_out``, the summed
+rows of ``W_O`` that read a value. At ``mlp.hook_pre`` and ``mlp.hook_pre_linear``, whose other
+factors set the size, it is the activation there all the same. Queries and keys write nothing and
+are refused.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,9 +20,16 @@ from functools import partial
 from typing import Any, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.attribution.gradients import factor_gradients
+from culnig_tl.attribution.attention import check_attention, scored_atp_star
+from culnig_tl.attribution.gradients import (
+    HookPoint,
+    Product,
+    factor_gradients,
+    times_activation,
+)
 from culnig_tl.attribution.integration import FactorPath, Paths, Scored, integrate
 from culnig_tl.attribution.pooling import (
     Padding,
@@ -31,9 +44,9 @@ from culnig_tl.attribution.quadrature import Nodes
 from culnig_tl.attribution.rules import RULES, Rules
 from culnig_tl.attribution.targets import Target, answer_probability, check_target
 from culnig_tl.errors import InvalidInputError, check_choice, check_flag, check_number
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.questions import Batch
-from culnig_tl.sites import DEFAULT_SITES, layers_of, site_shape
+from culnig_tl.sites import DEFAULT_SITES, hook_name, layers_of, site_shape
 
 Products = Mapping[str, Tensor] | Iterable[tuple[str, int, Tensor]]
 OwnMethod = Callable[[Any, Batch, Sequence[str]], Products]
@@ -80,8 +93,10 @@ def scored_gradients(
     target: Target,
     *,
     rules: Rules | None = None,
+    product: Product = times_activation,
 ) -> Scored:
-    """``gradient_x_activation``, by rules if need be, with the probability of each answer."""
+    """``gradient_x_activation``, by rules or of another product if need be, with the probability of
+    each answer."""
     pooled = pooler(batch.mask, reduction.pool, reduction.padding)
     answer, reduced = factor_gradients(
         model,
@@ -90,6 +105,7 @@ def scored_gradients(
         lambda _, product: pooled(product),
         target=target,
         rules=rules,
+        product=product,
     )
     scores = weighted(reduced, answer.probability, sites, reduction.weight, reduction.clamp)
     return Scored(scores, answer.probability, {})
@@ -209,12 +225,71 @@ def scored_by(
     return Scored(scores, probability, {})
 
 
+def scored_weight_norms(
+    model: HookedModel,
+    batch: Batch,
+    sites: Sequence[str],
+    reduction: Reduction,
+    target: Target = "probability",
+) -> Scored:
+    """Activations times lengths of output directions, with the probability of each answer; no
+    target is differentiated."""
+    pooled = pooler(batch.mask, reduction.pool, reduction.padding)
+    reduced: dict[HookPoint, Tensor] = {}
+
+    def watch(activation: Tensor, hook: object, *, point: HookPoint) -> None:
+        exact = torch.promote_types(activation.dtype, torch.float32)
+        weights = _output_weights(model, *point)
+        norms = torch.linalg.vector_norm(weights, dim=-1, dtype=exact).to(activation.device)
+        reduced[point] = pooled(activation.flatten(2).to(exact) * norms)
+
+    points = [(site, layer) for site, layers in layers_of(model, sites).items() for layer in layers]
+    fwd_hooks = [(hook_name(*point), partial(watch, point=point)) for point in points]
+    with hooked(model, fwd_hooks, gradients=False):
+        probability = answer_probability(model, batch)
+    return Scored(
+        weighted(reduced, probability, sites, reduction.weight, reduction.clamp), probability, {}
+    )
+
+
+def _gradient_alone(point: HookPoint, activation: Tensor, gradient: Tensor) -> Tensor:
+    return gradient.to(activation.dtype, copy=True)  # pooling may overwrite it
+
+
 METHODS: dict[str, Callable[..., Scored]] = {
     "gradient_x_activation": scored_gradients,
     "integrated_gradients": integrate,
+    "gradient": partial(scored_gradients, product=_gradient_alone),
+    "activation_x_weight_norm": scored_weight_norms,
+    "atp_star": scored_atp_star,
     **{name: partial(scored_gradients, rules=rules) for name, rules in RULES.items()},
 }
 """What scores a batch by the built-in methods, by name."""
+
+
+def check_method(
+    model: HookedModel, method: str | OwnMethod, sites: Sequence[str], target: Target
+) -> None:
+    """Refuse what a method cannot score, before the model runs.
+
+    Raises:
+        InvalidInputError: a model or sites that it is not made for, or a target where none is
+            differentiated.
+    """
+    name = method_name(method)
+    if callable(method):
+        if target != "probability":
+            raise InvalidInputError(
+                f"target is {target!r} and {name} differentiates what it likes; leave target out, "
+                "or take a built-in method."
+            )
+        return
+    if name in RULES:
+        RULES[name].check(model, name)
+    elif name == "atp_star":
+        check_attention(model, sites)
+    elif name == "activation_x_weight_norm":
+        _check_weights(sites, target)
 
 
 def method_name(method: str | OwnMethod) -> str:
@@ -262,3 +337,30 @@ def _checked(product: Tensor, model: HookedModel, batch: Batch, site: str) -> Te
             "position, neuron."
         )
     return product
+
+
+_WRITING = ("mlp.hook_post", "mlp.hook_pre", "mlp.hook_pre_linear", "attn.hook_v")
+
+
+def _output_weights(model: Any, site: str, layer: int) -> Float[Tensor, "neuron d_model"]:
+    """The output direction of every neuron of a layer at once."""
+    block = model.blocks[layer]
+    if site != "attn.hook_v":
+        return block.mlp.W_out
+    heads: Tensor = block.attn.W_O
+    n_values = site_shape(model, site)[1] // heads.shape[1]
+    return heads.unflatten(0, (n_values, -1)).sum(1).flatten(0, 1)
+
+
+def _check_weights(sites: Sequence[str], target: Target) -> None:
+    if silent := [site for site in sites if site not in _WRITING]:
+        raise InvalidInputError(
+            f"method is 'activation_x_weight_norm', and neurons at {silent[0]} have no output "
+            f"weights that it knows; it scores {', '.join(_WRITING)}: name these as sites, or take "
+            "another method."
+        )
+    if target != "probability":
+        raise InvalidInputError(
+            f"target is {target!r} and 'activation_x_weight_norm' differentiates nothing; leave "
+            "target out, or take another method."
+        )

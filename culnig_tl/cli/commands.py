@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 import culnig_tl as ct
-from culnig_tl.attribution import launched
+from culnig_tl.attribution import METHODS, launched
 from culnig_tl.cli.options import (
     OUT,
     SITES,
@@ -16,6 +16,7 @@ from culnig_tl.cli.options import (
     Context,
     Device,
     Dtype,
+    Method,
     ModelName,
     Quiet,
     Rows,
@@ -29,6 +30,7 @@ from culnig_tl.cli.options import (
     reserved,
     rows_of,
 )
+from culnig_tl.errors import check_choice
 from culnig_tl.files import write_csv
 
 
@@ -40,10 +42,7 @@ def score(
         bool, typer.Option("--clamp", help="Cut negative scores to 0: for control questions.")
     ] = False,
     sites: Sites = "default",
-    method: Annotated[
-        Literal["gradient_x_activation", "integrated_gradients"],
-        typer.Option(help="How a neuron's share in an answer is estimated."),
-    ] = "gradient_x_activation",
+    method: Method = "gradient_x_activation",
     steps: Annotated[int, typer.Option(help="Steps of integrated gradients.", min=1)] = 20,
     path: Annotated[
         Literal["joint", "layer"],
@@ -75,6 +74,7 @@ def score(
     checkpoint = out.with_name(out.name + ".checkpoint")
     with ExitStack() as stack:
         stack.enter_context(plain_errors(resumable=checkpoint, shared=True))
+        check_choice("method", method, METHODS)
         state = launched()
         is_main = state is None or state.is_main_process
         if is_main:

@@ -18,7 +18,7 @@ from rich.markup import escape
 from transformers.utils import logging as transformers_logging
 
 import culnig_tl as ct
-from culnig_tl.attribution import require_single_process
+from culnig_tl.attribution import METHODS, require_single_process
 from culnig_tl.errors import CulnigError, InvalidInputError, UnwritableError
 from culnig_tl.files import locked
 from culnig_tl.questions import Split
@@ -67,6 +67,10 @@ TemplateName = Annotated[
 Sites = Annotated[
     Literal["default", "paper"],
     typer.Option(help="default: mlp.hook_post, q, k, v; paper: mlp.hook_pre, q, k, v."),
+]
+Method = Annotated[
+    str,
+    typer.Option(help=f"How a neuron's share in an answer is estimated: {', '.join(METHODS)}."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 TokenBudget = Annotated[int, typer.Option(help="Tokens per pass; smaller needs less memory.")]

@@ -12,7 +12,7 @@
 | trust | sentences on what makes numbers misleading: shared rows, few questions, ... |
 | effects | ``compare``, ``culture_effects``: several conditions side by side |
 | doses | ``dose_response``: factors from 0 to 2 |
-| ablation | ``ablation_effects``: one neuron at a time, the judge of every score |
+| ablation | ``ablation_effects``: each neuron by itself, the judge of every score |
 | generation, open_answers | ``evaluate_open``: written answers against those of annotators |
 | published | the paper's own figures, to stand beside one's own |
 | tables | the paper's table as text, in Markdown and in LaTeX |
@@ -22,9 +22,15 @@ An answer is correct when the arg-max token at the last position, decoded, equal
 """
 
 from culnig_tl.evaluation import tables
-from culnig_tl.evaluation.ablation import ablation_effects
+from culnig_tl.evaluation.ablation import Drops, ablation_drops, ablation_effects
 from culnig_tl.evaluation.answers import NOTHING, Mode, answers, check_answerable, evaluate
-from culnig_tl.evaluation.bootstrap import STAR
+from culnig_tl.evaluation.bootstrap import (
+    STAR,
+    interval,
+    rank_p_value,
+    relative_fall,
+    resampled_falls,
+)
 from culnig_tl.evaluation.breakers import Breakers, breakers
 from culnig_tl.evaluation.chance import asks_for_letters, chance_warning, correct_of_original
 from culnig_tl.evaluation.conditions import Condition, Keep, answers_under
@@ -46,6 +52,7 @@ from culnig_tl.evaluation.trust import (
     no_general,
     one_culture,
     rows_in_common,
+    same_rows,
     warn,
 )
 from culnig_tl.evaluation.verdict import verdict
@@ -58,8 +65,10 @@ __all__ = [
     "STAR",
     "Breakers",
     "Condition",
+    "Drops",
     "Keep",
     "Mode",
+    "ablation_drops",
     "ablation_effects",
     "accuracy_by",
     "answers",
@@ -79,9 +88,14 @@ __all__ = [
     "few_questions",
     "general_by_topic",
     "has_selectivity",
+    "interval",
     "no_general",
     "one_culture",
+    "rank_p_value",
+    "relative_fall",
+    "resampled_falls",
     "rows_in_common",
+    "same_rows",
     "selectivity",
     "selectivity_of_sets",
     "summarise",
