@@ -56,7 +56,16 @@ from culnig_tl.questions import (
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
 from culnig_tl.sites import DEFAULT_SITES, PAPER_SITES
-from culnig_tl.validation import grade, grade_scores, split_half, threshold_sweep
+from culnig_tl.validation import (
+    faithfulness,
+    first_order,
+    grade,
+    grade_scores,
+    league,
+    membership,
+    split_half,
+    threshold_sweep,
+)
 
 __version__ = version("culnig-tl")
 
@@ -89,7 +98,9 @@ __all__ = [
     "evaluate",
     "evaluate_open",
     "explore",
+    "faithfulness",
     "figures",
+    "first_order",
     "grade",
     "grade_scores",
     "gradient_x_activation",
@@ -98,8 +109,10 @@ __all__ = [
     "inspect_prompt",
     "integrated_gradients",
     "lape",
+    "league",
     "load_benchmark",
     "load_model",
+    "membership",
     "prepare",
     "questions",
     "questions_from_frame",

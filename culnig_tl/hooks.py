@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
 from typing import Literal, get_args
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from culnig_tl.errors import InvalidInputError, check_choice, check_number
 from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.models import model_fingerprint
-from culnig_tl.neurons import Listed, Neuron, NeuronSet
+from culnig_tl.neurons import Listed, NeuronSet
 from culnig_tl.sites import hook_name, site_shape
 
 Positions = Literal["all", "last"]
@@ -86,13 +85,16 @@ def check_intervention(model: HookedModel, sets: Iterable[NeuronSet], factor: fl
     check_number("factor", factor)
     most = torch.finfo(model.cfg.dtype).max
     check_number("factor", factor, low=-most, high=most)
-    for site, layer, neuron in map(Neuron.of, chain.from_iterable(sets)):
-        n_layers, width = site_shape(model, site)
-        if layer >= n_layers or neuron >= width:
-            raise InvalidInputError(
-                f"Neuron {neuron} of layer {layer} at {site} is outside this model, which has "
-                f"{n_layers} layers of {width} neurons there; use neurons selected on this model."
-            )
+    for neurons in sets:
+        for site in neurons.sites:
+            n_layers, width = site_shape(model, site)
+            for layer, neuron in neurons[site]:
+                if not (0 <= layer < n_layers and 0 <= neuron < width):
+                    raise InvalidInputError(
+                        f"Neuron {neuron} of layer {layer} at {site} is outside this model, which "
+                        f"has {n_layers} layers of {width} neurons there; use neurons selected on "
+                        "this model."
+                    )
 
 
 def check_same_model(model: HookedModel, neurons: NeuronSet) -> None:
@@ -127,11 +129,13 @@ def _multipliers(
     model: HookedModel, neurons: NeuronSet, site: str, factor: float
 ) -> dict[int, Float[Tensor, "neuron"]]:
     _, width = site_shape(model, site)
-    multipliers: dict[int, Tensor] = {}
+    by_layer: dict[int, list[int]] = {}
     for layer, neuron in neurons[site]:
-        if layer not in multipliers:
-            multipliers[layer] = torch.ones(width, device=model.cfg.device, dtype=model.cfg.dtype)
-        multipliers[layer][neuron] = factor
+        by_layer.setdefault(layer, []).append(neuron)
+    multipliers: dict[int, Tensor] = {}
+    for layer, indices in by_layer.items():
+        multipliers[layer] = torch.ones(width, device=model.cfg.device, dtype=model.cfg.dtype)
+        multipliers[layer][indices] = factor
     return multipliers
 
 

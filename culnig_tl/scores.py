@@ -463,7 +463,8 @@ class ScoreAccumulator:
         if not self._moments.any():
             return {}
         n_prompts = torch.tensor(self._n_prompts, dtype=torch.float64)
-        return {"mean_probability": (self._moments / n_prompts[:, None]).tolist()}
+        means = self._moments / n_prompts[:, None].clamp(min=1)  # of no prompts: 0
+        return {"mean_probability": means.tolist()}
 
     def _add_moments(self, probability: Tensor, index: list[int]) -> None:
         missing = len(self._index) - len(self._moments)

@@ -13,7 +13,7 @@ from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import questions
 from culnig_tl.selection import culture_general
 from culnig_tl.validation import split_half
-from culnig_tl.validation.stability import _first_half
+from culnig_tl.validation.stability import first_half
 
 SITES = ["mlp.hook_post", "attn.hook_q"]
 
@@ -56,7 +56,7 @@ def test_halves_select_what_scoring_each_half_alone_selects(model, rows):
     )
     for split in range(2):
         generator = np.random.default_rng([0, split])
-        first = _first_half([rows["id"], rows["id"]], generator)
+        first = first_half([[(name, "") for name in rows["id"]]] * 2, generator)
         sets, totals = [], []
         for ids in (first, set(rows["id"]) - first):
             part = of_ids(rows, ids)
@@ -90,10 +90,18 @@ def generous(cultural, control=None, recognition=None):
 
 def test_halves_share_no_question_and_controls_follow_theirs(rows):
     others = questions([{**row, "id": f"other-{row['id']}"} for row in rows])
-    first = _first_half([each["id"] for each in (rows, rows, others)], np.random.default_rng(0))
+    pairs = [[(name, "") for name in each["id"]] for each in (rows, rows, others)]
+    first = first_half(pairs, np.random.default_rng(0))
     known = set(rows["id"])
     assert len(first & known) == len(known) // 2
     assert len(first - known) == len(known) // 2
+
+
+def test_topics_are_halved_where_there_are_several():
+    pairs = [(f"{topic}{i}", topic) for topic in "abcd" for i in range(5)]
+    first = first_half([pairs], np.random.default_rng(0))
+    assert len(first) == 10
+    assert len({name[0] for name in first}) == 2
 
 
 def test_the_same_seed_cuts_the_same_way(model, rows):

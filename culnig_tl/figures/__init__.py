@@ -18,11 +18,12 @@ from culnig_tl.figures.bars import comparison_bars
 from culnig_tl.figures.binning import SiteBins, bin_scores
 from culnig_tl.figures.curves import dose_response, threshold_sweep
 from culnig_tl.figures.distribution import score_distribution
+from culnig_tl.figures.faithfulness import faithfulness, first_order
 from culnig_tl.figures.heatmap import layer_heatmap
 from culnig_tl.figures.matrix import culture_matrix
 from culnig_tl.figures.overlap import overlap_matrix
 from culnig_tl.figures.profile import layer_profile
-from culnig_tl.figures.scatter import selectivity
+from culnig_tl.figures.scatter import league, selectivity
 from culnig_tl.figures.tokens import token_attribution
 
 __all__ = [
@@ -31,8 +32,11 @@ __all__ = [
     "comparison_bars",
     "culture_matrix",
     "dose_response",
+    "faithfulness",
+    "first_order",
     "layer_heatmap",
     "layer_profile",
+    "league",
     "overlap_matrix",
     "score_distribution",
     "selectivity",

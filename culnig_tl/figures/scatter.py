@@ -1,4 +1,4 @@
-"""One fall of P(answer) against another."""
+"""One quantity against another: falls of P(answer), and how ways of finding neurons did."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from culnig_tl.figures.style import (
     axis,
     check_columns,
     label,
+    layout,
     line_colour,
     panel_grid,
     panel_position,
@@ -23,6 +24,8 @@ _FALLS = [f"{name}{end}" for name in ("fall", "general_fall", "selectivity") for
 _NEEDED = ("benchmark", "condition", "factor", "n_neurons", *_FALLS)
 _DIAGONAL = {"color": TEXT, "width": 1, "dash": "dash"}
 _PANEL_HEIGHT = 300
+_LEAGUE_HEIGHT = 520
+_LEAGUE = [f"{name}{end}" for name in ("spearman", "selectivity") for end in ("", "_low", "_high")]
 
 
 def selectivity(frame: pd.DataFrame, *, sets: pd.DataFrame | None = None) -> go.Figure:
@@ -72,6 +75,74 @@ def selectivity(frame: pd.DataFrame, *, sets: pd.DataFrame | None = None) -> go.
         margin_t=110,
     )
     return figure.update_yaxes(axis("fall on cultural questions, %"))
+
+
+def league(frame: pd.DataFrame) -> go.Figure:
+    """How well scores agree with exact ablation against how selective the sets are that they find.
+
+    Args:
+        frame: the frame of a ``ct.league`` with held-out questions.
+
+    Returns:
+        One point per scorer and recipe, one colour per recipe; the larger, the more it costs. Bars
+        are 95 % intervals. Named are those that nothing beats in both, and the first of the frame.
+
+    Raises:
+        InvalidInputError: missing columns or no rows.
+
+    Example:
+        >>> frame = pd.DataFrame({"scorer": ["mine"], "recipe": ["published"], "seconds": [2.0],
+        ...                       **dict.fromkeys(_LEAGUE, 0.5)})
+        >>> league(frame).data[0].y.tolist()
+        [50.0]
+    """
+    check_columns(frame, ("scorer", "recipe", "seconds", *_LEAGUE), "ct.league")
+    named = _undominated(frame) | (frame.index == frame.index[0])
+    figure = go.Figure(
+        [
+            _entrants(rows, named[rows.index], frame["seconds"].max(), line_colour(i))
+            for i, (_, rows) in enumerate(frame.groupby("recipe", sort=False))
+        ],
+        layout=layout("Agreement with exact ablation, and selectivity"),
+    )
+    figure.update_layout(height=_LEAGUE_HEIGHT, legend=LEGEND, margin_t=90)
+    figure.update_xaxes(axis("Spearman correlation with exact ablation"))
+    return figure.update_yaxes(axis("selectivity, points"))
+
+
+def _undominated(frame: pd.DataFrame) -> pd.Series:
+    """Whether no other row is at least as good in both, and better in one."""
+    values = frame[["spearman", "selectivity"]].to_numpy(float)
+    beaten = [bool(((values >= row).all(1) & (values > row).any(1)).any()) for row in values]
+    return frame["spearman"].notna() & ~pd.Series(beaten, index=frame.index)
+
+
+def _entrants(rows: pd.DataFrame, named: pd.Series, most: float, colour: str) -> go.Scatter:
+    """The points of one recipe."""
+    selectivity = 100 * rows["selectivity"].to_numpy(float)
+    spearman = rows["spearman"].to_numpy(float)
+    return go.Scatter(
+        name=str(rows["recipe"].iloc[0]),
+        x=spearman,
+        y=selectivity,
+        error_x=_arms(spearman, rows["spearman_low"], rows["spearman_high"], colour),
+        error_y=_arms(
+            selectivity, 100 * rows["selectivity_low"], 100 * rows["selectivity_high"], colour
+        ),
+        mode="markers+text",
+        text=[
+            label(name) if is_named else ""
+            for name, is_named in zip(rows["scorer"], named, strict=True)
+        ],
+        textposition="top center",
+        textfont={"size": 11, "color": TEXT},
+        marker={"color": colour, "size": 6 + 14 * np.sqrt(rows["seconds"].to_numpy(float) / most)},
+        customdata=np.array([rows["scorer"].map(label), rows["seconds"]], dtype=object).T,
+        hovertemplate=(
+            "%{customdata[0]}<br>Spearman %{x:.2f}, selectivity %{y:.0f} points"
+            "<br>%{customdata[1]:.1f} CPU seconds"
+        ),
+    )
 
 
 def _is_matched(frame: pd.DataFrame) -> pd.Series:
@@ -129,6 +200,11 @@ def _cross(rows: pd.DataFrame, colour: str) -> go.Scatter:
 def _bars(rows: pd.DataFrame, name: str, colour: str) -> dict[str, Any]:
     """One arm of a cross: the interval by clusters."""
     value, low, high = (100 * rows[f"{name}{end}"].to_numpy(float) for end in _ENDS)
+    return _arms(value, low, high, colour)
+
+
+def _arms(value: Any, low: Any, high: Any, colour: str) -> dict[str, Any]:
+    """Error bars from one end of an interval to the other."""
     return {
         "array": high - value,
         "arrayminus": value - low,

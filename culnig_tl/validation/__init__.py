@@ -1,16 +1,30 @@
-"""How far can a finding be trusted: a known answer, thresholds, halves."""
+"""How far can a finding be trusted: known answers, ablation, other questions, other methods."""
 
-from culnig_tl.validation.grading import Grade, ScoreGrade, grade, grade_scores
+from culnig_tl.validation.entrants import SCORERS, Scorer
+from culnig_tl.validation.faithfulness import Faithfulness, faithfulness
+from culnig_tl.validation.first_order import FirstOrder, first_order
+from culnig_tl.validation.grading import Grade, ScoreGrade, grade, grade_ranking, grade_scores
+from culnig_tl.validation.league import League, league
 from culnig_tl.validation.membership import Membership, membership
 from culnig_tl.validation.sensitivity import threshold_sweep
-from culnig_tl.validation.stability import split_half
+from culnig_tl.validation.stability import compare_halves, split_half
 
 __all__ = [
+    "SCORERS",
+    "Faithfulness",
+    "FirstOrder",
     "Grade",
+    "League",
     "Membership",
     "ScoreGrade",
+    "Scorer",
+    "compare_halves",
+    "faithfulness",
+    "first_order",
     "grade",
+    "grade_ranking",
     "grade_scores",
+    "league",
     "membership",
     "split_half",
     "threshold_sweep",

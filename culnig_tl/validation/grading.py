@@ -108,15 +108,53 @@ def grade_scores(
         total = _rank(scores, site, culture)
         if control is not None:
             total = total - _rank(control, site, culture)
-        member = torch.zeros_like(total, dtype=torch.bool)
-        for layer, neuron in key[site]:
-            member[layer, neuron] = True
         ranks.append(total.flatten())
-        members.append(member.flatten())
+        members.append(_members(key, site, total.shape).flatten())
     rank, member = torch.cat(ranks), torch.cat(members)
     return ScoreGrade(
         average_precision=_average_precision(rank, member), auroc=_auroc(rank, member)
     )
+
+
+def grade_ranking(ranking: NeuronSet, key: NeuronSet) -> ScoreGrade:
+    """Average precision and AUROC of a scored set against ``key``; neurons that the set does not
+    have come last, together.
+
+    Raises:
+        InvalidInputError: an empty key, or one with sites that the set was not selected from.
+
+    Example:
+        >>> names = ["L0.mlp.hook_post.1", "L0.mlp.hook_post.2"]
+        >>> ranking = NeuronSet.of(names, scores={("mlp.hook_post", 0, 2): 0.5},
+        ...     shapes={"mlp.hook_post": (1, 4)})
+        >>> grade_ranking(ranking, NeuronSet.of(names[1:])).auroc
+        1.0
+    """
+    _check_key(key)
+    if missing := [site for site in key.sites if site not in ranking.shapes]:
+        raise InvalidInputError(
+            f"The key lists neurons at {', '.join(missing)} and the ranking is of "
+            f"{', '.join(ranking.shapes)}; rank neurons at the sites of the key."
+        )
+    ranks, members = [], []
+    for site in key.sites:
+        rank = torch.full(ranking.shapes[site], float("-inf"))
+        for (layer, index), score in zip(ranking[site], ranking.scores[site], strict=True):
+            rank[layer, index] = score
+        rank[rank.isnan()] = float("-inf")  # of neurons without a score
+        ranks.append(rank.flatten())
+        members.append(_members(key, site, rank.shape).flatten())
+    rank, member = torch.cat(ranks), torch.cat(members)
+    return ScoreGrade(
+        average_precision=_average_precision(rank, member), auroc=_auroc(rank, member)
+    )
+
+
+def _members(key: NeuronSet, site: str, shape: torch.Size) -> Bool[Tensor, "layer neuron"]:
+    member = torch.zeros(shape, dtype=torch.bool)
+    for layer, neuron in key[site]:
+        member[layer, neuron] = True
+    return member
 
 
 def _rank(scores: NeuronScores, site: str, culture: str | None) -> Float[Tensor, "layer neuron"]:

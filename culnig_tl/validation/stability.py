@@ -10,7 +10,7 @@ Every row is scored once; a half is a sum. Memory: two score tables (cultures x 
 site, float64) per split and data set.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from culnig_tl.attribution import OwnMethod, QuestionScores, Scoring, attribute_questions
-from culnig_tl.errors import InvalidInputError, check_number, check_seed
+from culnig_tl.errors import InvalidInputError, check_choice, check_number, check_seed
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import PreparedQuestions, Rows, prepare
@@ -80,30 +80,103 @@ def split_half(
         for name, rows in zip(_ROLES, (cultural, control, recognition), strict=True)
         if rows is not None
     }
-    ids = [prepared.rows["id"][:] for prepared in data.values()]
+    ids = [[(name, "") for name in prepared.rows["id"]] for prepared in data.values()]
     n_questions = [len(set(each)) for each in ids]
     if min(n_questions) < 2:
         raise InvalidInputError(
             f"There are {splits} splits of {n_questions} questions; give at least two questions in "
             "each data set."
         )
-    cuts = [_first_half(ids, np.random.default_rng([seed, split])) for split in range(splits)]
+    cuts = [first_half(ids, np.random.default_rng([seed, split])) for split in range(splits)]
     halves = {
         name: _halves(prepared, cuts, name, progress, {"sites": sites, "method": method})
         for name, prepared in data.items()
     }
-    return pd.DataFrame([_agreement(halves, split, select) for split in range(splits)])
+    return pd.DataFrame(
+        [
+            compare_halves(*(_of_split(halves, split, half) for half in (0, 1)), select=select)
+            for split in range(splits)
+        ]
+    )
 
 
-def _first_half(ids: Sequence[Iterable[str]], generator: np.random.Generator) -> set[str]:
-    """Ids of the first half; ids of a later data set that are new are halved by themselves."""
+def compare_halves(
+    first: Mapping[str, NeuronScores],
+    second: Mapping[str, NeuronScores],
+    *,
+    select: Callable[..., NeuronSet] = culture_general,
+) -> dict[str, Any]:
+    """Agreement of the sets that two saved sets of scores select; one row of ``split_half``.
+
+    Args:
+        first, second: scores by role (``"cultural"``, ``"control"``, ``"recognition"``,
+            ``"general"``), of the same model and sites.
+        select: as in ``split_half``.
+
+    Raises:
+        InvalidInputError: no cultural scores, or scores that ``select`` refuses.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> rows = ct.load_benchmark("atlas", split="identify", limit=64)
+        >>> halves = ct.split(rows, by="id")
+        >>> def scores(half):
+        ...     return {"cultural": ct.attribute(ct.load_model(), half, progress=False)}
+        >>> compare_halves(*map(scores, halves))["first"]
+        23
+    """
+    for half in (first, second):
+        check_choice("scores without a role", "cultural", list(half))
+    one, other = select(**first), select(**second)
+    differences = _differences(first), _differences(second)
+    return {
+        "first": len(one),
+        "second": len(other),
+        "shared": len(one & other),
+        "jaccard": one.jaccard(other),
+        "by_chance": by_chance(len(one), len(other), len(differences[0])),
+        "rank_correlation": float(differences[0].rank().corr(differences[1].rank())),
+    }
+
+
+def first_half(
+    pairs: Sequence[Iterable[tuple[str, str]]], generator: np.random.Generator
+) -> set[str]:
+    """Ids of the first half.
+
+    Args:
+        pairs: (id, topic) of each row, by data set. Where a data set has several topics, topics are
+            halved and take their ids along, else ids; ids of an earlier data set keep their half.
+        generator: deals them.
+
+    Example:
+        >>> rows = [("a", "food"), ("b", "food"), ("c", "sport"), ("d", "sport")]
+        >>> sorted(first_half([rows], np.random.default_rng(0))) in (["a", "b"], ["c", "d"])
+        True
+    """
     first: set[str] = set()
     dealt: set[str] = set()
-    for of_data_set in ids:
-        new = sorted(set(of_data_set) - dealt)
-        dealt.update(new)
-        first.update(generator.permutation(new)[: len(new) // 2].tolist())
+    for of_data_set in pairs:
+        topic_of = {name: topic for name, topic in of_data_set if name not in dealt}
+        dealt.update(topic_of)
+        has_topics = len(set(topic_of.values())) > 1
+        group_of = topic_of if has_topics else {name: name for name in topic_of}
+        groups = sorted(set(group_of.values()))
+        taken = set(generator.permutation(groups)[: len(groups) // 2].tolist())
+        first.update(name for name, group in group_of.items() if group in taken)
     return first
+
+
+def by_chance(first: int, second: int, pool: int) -> float:
+    """Jaccard index of two random sets of these sizes, with the number that they share on average.
+
+    Example:
+        >>> by_chance(10, 10, 100)
+        0.05263157894736842
+    """
+    shared = first * second / pool
+    union = first + second - shared
+    return shared / union if union else 1.0
 
 
 def _halves(
@@ -138,27 +211,13 @@ def _add(sums: ScoreAccumulator, chunk: QuestionScores, lines: list[int]) -> Non
     )
 
 
-def _agreement(
-    halves: dict[str, list[tuple[NeuronScores, NeuronScores]]],
-    split: int,
-    select: Callable[..., NeuronSet],
-) -> dict[str, Any]:
-    one, other = ({name: pairs[split][half] for name, pairs in halves.items()} for half in (0, 1))
-    first, second = select(**one), select(**other)
-    differences = _differences(one), _differences(other)
-    by_chance = len(first) * len(second) / len(differences[0])
-    union = len(first) + len(second) - by_chance
-    return {
-        "first": len(first),
-        "second": len(second),
-        "shared": len(first & second),
-        "jaccard": first.jaccard(second),
-        "by_chance": by_chance / union if union else 1.0,
-        "rank_correlation": float(differences[0].rank().corr(differences[1].rank())),
-    }
+def _of_split(
+    halves: Mapping[str, Sequence[tuple[NeuronScores, NeuronScores]]], split: int, half: int
+) -> dict[str, NeuronScores]:
+    return {name: pairs[split][half] for name, pairs in halves.items()}
 
 
-def _differences(half: dict[str, NeuronScores]) -> pd.Series:
+def _differences(half: Mapping[str, NeuronScores]) -> pd.Series:
     """``S(D)`` of every neuron, cultural less control."""
     cultural, control = half["cultural"], half.get("control")
     totals = [
