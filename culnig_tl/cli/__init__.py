@@ -1,4 +1,5 @@
-"""The same jobs from a shell: ``culnig-tl demo | run | paper | score | select | evaluate``.
+"""The same jobs from a shell: ``culnig-tl demo | run | paper | score | select | evaluate |
+validate``.
 
 Each command is one call of the library; ``culnig-tl COMMAND --help`` shows examples. A user's
 mistake prints one sentence and exits with 2; ctrl-C prints what is kept and exits with 130.
@@ -10,6 +11,7 @@ from culnig_tl.cli.commands import evaluate, score, select
 from culnig_tl.cli.demo import demo
 from culnig_tl.cli.paper import paper
 from culnig_tl.cli.runs import run
+from culnig_tl.cli.validation import validate
 
 app = typer.Typer(
     help="Find, switch off and show the culture neurons of a language model (CULNIG).",
@@ -17,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="rich",
 )
-for _command in (demo, run, paper, score, select, evaluate):
+for _command in (demo, run, paper, score, select, evaluate, validate):
     app.command()(_command)
 
 __all__ = ["app"]

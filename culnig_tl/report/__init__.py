@@ -17,8 +17,9 @@ from culnig_tl.report import figure_sections, text_sections
 from culnig_tl.report.neuron_cards import neuron_cards_section
 from culnig_tl.report.selectivity import selectivity_section
 from culnig_tl.report.summary import model_name
+from culnig_tl.report.validation import write_validation
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_validation"]
 
 _NO_SCRIPT = "<noscript><p>The figures need JavaScript; text and tables do not.</p></noscript>\n"
 

@@ -8,6 +8,7 @@ from culnig_tl.validation.league import League, league
 from culnig_tl.validation.membership import Membership, membership
 from culnig_tl.validation.sensitivity import threshold_sweep
 from culnig_tl.validation.stability import compare_halves, split_half
+from culnig_tl.validation.validate import Validation, validate
 
 __all__ = [
     "SCORERS",
@@ -18,6 +19,7 @@ __all__ = [
     "Membership",
     "ScoreGrade",
     "Scorer",
+    "Validation",
     "compare_halves",
     "faithfulness",
     "first_order",
@@ -28,4 +30,5 @@ __all__ = [
     "membership",
     "split_half",
     "threshold_sweep",
+    "validate",
 ]

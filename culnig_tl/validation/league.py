@@ -20,7 +20,7 @@ over clusters of questions. What a league did lies in its folder, file by file, 
 stopped goes on from there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -39,6 +39,7 @@ from culnig_tl.errors import check_by_name, check_choice, check_number, check_nu
 from culnig_tl.evaluation import (
     LAYER_MATCHED,
     Condition,
+    Keep,
     Mode,
     ablation_drops,
     answers_under,
@@ -77,11 +78,13 @@ class League:
             the pool) of each condition; layer-matched sets too.
         ablation: one row per neuron of the sample: drop of mean ``P(answer)``, and its score by
             every scorer.
+        scores: by scorer and role.
     """
 
     frame: pd.DataFrame
     selectivity: pd.DataFrame
     ablation: pd.DataFrame
+    scores: Mapping[Scorer, Mapping[str, NeuronScores]]
 
     def _repr_html_(self) -> str:
         return self.frame.round(3).to_html(index=False)
@@ -190,7 +193,19 @@ def league(
         if tested:
             falls = _falls(setting, scores, tested, sizes, n_matched, mode, seed, progress)
             frame = _with_selectivity(frame, falls, sizes[-1])
-    return League(frame, falls, ablation)
+    return League(frame, falls, ablation, {scorer: parts[0] for scorer, parts in scores.items()})
+
+
+def check_data(data: Data) -> None:
+    """Refuse data without cultural questions, or of a role that there is not.
+
+    Raises:
+        InvalidInputError, UnknownNameError: naming the role.
+    """
+    check_by_name("data", data)
+    for role in data:
+        check_choice("role", role, ROLES)
+    check_choice("data without a role", "cultural", list(data))
 
 
 def _check_numbers(
@@ -208,10 +223,7 @@ def _check_numbers(
 
 
 def _prepared(model: HookedModel, data: Data, token_budget: int) -> dict[str, PreparedQuestions]:
-    check_by_name("data", data)
-    for role in data:
-        check_choice("role", role, ROLES)
-    check_choice("data without a role", "cultural", list(data))
+    check_data(data)
     return {role: prepare(model, rows, token_budget=token_budget) for role, rows in data.items()}
 
 
@@ -425,27 +437,30 @@ def _falls(
         conditions,
         mode=mode,
         progress="held-out" if progress else False,
-        keep=_keep_in(setting, tests, mode),
+        keep=keep_answers(setting.folder, setting.model, tests, mode),
     )
     return pd.DataFrame(entrants).merge(selectivity(answers, seed=seed), on="condition")
 
 
-def _keep_in(setting: _Setting, tests: Mapping[str, PreparedQuestions], mode: Mode) -> Any:
-    """What keeps a set's answers; equal sets have one file."""
-    fingerprint = model_fingerprint(setting.model)
+def keep_answers(
+    folder: RunFolder, model: HookedModel, tests: Mapping[str, PreparedQuestions], mode: Mode
+) -> Keep:
+    """What keeps the answers of every set in a folder; equal sets have one file."""
+    fingerprint = model_fingerprint(model)
 
-    def keep(benchmark: str, condition: Condition, draw: int, make: Any) -> pd.DataFrame:
-        neurons = condition.sets[draw]
-        names = sorted(map(str, neurons))
+    def keep(
+        benchmark: str, condition: Condition, draw: int, make: Callable[[], pd.DataFrame]
+    ) -> pd.DataFrame:
+        names = [f"{condition.factor!r}", *sorted(map(str, condition.sets[draw]))]
         digest = sha256(" ".join(names).encode()).hexdigest()[:32]
         identity = {
             "model": fingerprint,
             "rows": tests[benchmark].fingerprint,
-            "neurons": names,
+            "neurons": digest,
             "mode": mode,
         }
         name = f"answers/{file_name(benchmark)}/{digest}.parquet"
-        return setting.folder.frame(name, identity, make)
+        return folder.frame(name, identity, make)
 
     return keep
 
