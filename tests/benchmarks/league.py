@@ -42,9 +42,9 @@ FOLDERS = {
 }
 BY_LAYER = Scorer("integrated_gradients", pool="sum", weight="none", steps=4, path="layer")
 """Affordable on the embedded model alone."""
-N_ROWS, N_TESTED = 160, 96
-N_FOUND = 160
-N_TESTED_REAL = {"cloze-everyday": 72, "cloze-geography": 48, "cloze-general": 84}
+N_ROWS, N_TESTED = 96, 96
+N_FOUND = 96
+N_TESTED_REAL = {"cloze-everyday": 64, "cloze-geography": 32, "cloze-general": 64}
 
 
 # ---------------------------------------------------------------- embedded
@@ -217,7 +217,7 @@ def real(folder: Path) -> League:
         {
             "cultural": cultural,
             "control": ct.control_of(cultural),
-            "recognition": ct.load_benchmark("cloze-countries", split="identify", per_culture=4),
+            "recognition": ct.load_benchmark("cloze-countries", split="identify", per_culture=2),
             "general": drawn(found[real_model.GENERAL], N_FOUND * 2 // 3),
         },
         tests={name: drawn(each, N_TESTED_REAL[name]) for name, each in tested.items()},
@@ -226,7 +226,7 @@ def real(folder: Path) -> League:
         token_budget=1024,
         n_middle=40,
         n_random=30,
-        ablation_prompts=48,
+        ablation_prompts=32,
         out=folder / "real",
     )
 
@@ -251,7 +251,7 @@ def real_report(folder: Path, threads: int) -> str:
         f"of the relations: {N_FOUND} cultural prompts (and as many controls) in the first "
         f"wording find, {', '.join(f'{n} of {name}' for name, n in N_TESTED_REAL.items())} of "
         f"other relations in the second test. {len(whole.ablation)} neurons switched off one by "
-        "one on 48 of the prompts that find. Seed 0.",
+        "one on 32 of the prompts that find. Seed 0.",
         "",
         "## Against exact ablation",
         "",
