@@ -15,7 +15,7 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench real notebooks figure clean
+.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench real league notebooks figure clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -83,6 +83,12 @@ bench: dev ## time and memory of the method into tests/benchmarks/RESULTS.md (mi
 real: install ## is it culture? the study of docs/real-model.md, into it (about an hour of two cores; resumable)
 	@echo "real: selecting neurons of a real model on half of the relations, testing them on the other"
 	@$(RUN) tests/benchmarks/real_model.py --out docs/real-model.md
+
+league: install ## which method finds the right neurons? into docs/league.md (about an hour of two cores; resumable)
+	@echo "league: every method on the embedded models, against their keys"
+	@$(RUN) tests/benchmarks/league.py embedded --out docs/league.md
+	@echo "league: every method on the real model"
+	@$(RUN) tests/benchmarks/league.py real --out docs/league.md
 
 notebooks: dev ## execute the notebooks and render them to build/notebooks, to be read offline
 	@echo "notebooks: executing and rendering to build/notebooks"
