@@ -22,7 +22,7 @@ from torch import Tensor
 from culnig_tl.errors import InvalidInputError, check_choice, check_number
 from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.models import model_fingerprint
-from culnig_tl.neurons import Listed, NeuronSet
+from culnig_tl.neurons import Listed, Neuron, NeuronSet
 from culnig_tl.sites import hook_name, site_shape
 
 Positions = Literal["all", "last"]
@@ -89,6 +89,8 @@ def check_intervention(model: HookedModel, sets: Iterable[NeuronSet], factor: fl
         for site in neurons.sites:
             n_layers, width = site_shape(model, site)
             for layer, neuron in neurons[site]:
+                if type(layer) is not int or type(neuron) is not int:  # of a set made by hand
+                    Neuron.of((site, layer, neuron))
                 if not (0 <= layer < n_layers and 0 <= neuron < width):
                     raise InvalidInputError(
                         f"Neuron {neuron} of layer {layer} at {site} is outside this model, which "

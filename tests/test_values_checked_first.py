@@ -91,6 +91,13 @@ def activation_statistics() -> ActivationStatistics:
     )
 
 
+def scored_set() -> ct.NeuronSet:
+    """Three neurons with scores."""
+    names = [f"L0.mlp.hook_post.{i}" for i in range(3)]
+    values = {("mlp.hook_post", 0, i): 1.0 / (i + 1) for i in range(3)}
+    return ct.NeuronSet.of(names, scores=values, shapes={"mlp.hook_post": (3, 64)})
+
+
 def batch_of(model, rows):
     return ct.batches(model, rows)[0]
 
@@ -254,6 +261,38 @@ CALLS: dict[str, tuple[Any, dict[str, tuple]]] = {
         ct.split_half,
         {"splits": POSITIVE, "seed": SEED, "token_budget": POSITIVE, "method": CHOICE},
     ),
+    "membership": (
+        ct.membership,
+        {"draws": POSITIVE, "seed": SEED, "token_budget": POSITIVE, "method": CHOICE},
+    ),
+    "faithfulness": (
+        lambda m, r, **o: ct.faithfulness(m, {"b": r}, {"mine": scored_set()}, **o),
+        {
+            "sizes": ([], [0], [1.5], [NAN], [100], 3),
+            "n_random": POSITIVE,
+            "seed": SEED,
+            "mode": CHOICE,
+        },
+    ),
+    "first_order": (
+        lambda m, r, **o: ct.first_order(m, r, **{"neurons": SET, **o}),
+        {"factors": (*FACTORS, [1.0]), "token_budget": POSITIVE, "neurons": ([], ["L9.x.1"])},
+    ),
+    "league": (
+        lambda m, r, **o: ct.league(m, **{"data": {"cultural": r}, **o}),
+        {
+            "data": (*BY_NAME, {"control": []}),
+            "sizes": ([], [NAN], [2.0], [-0.1], [0.01, 0.01]),
+            "sites": (*LIST, ["mlp.typo"]),
+            "n_middle": (*NO_NUMBER, -1),
+            "n_random": (*NO_NUMBER, -1),
+            "n_matched": POSITIVE,
+            "ablation_prompts": POSITIVE,
+            "token_budget": POSITIVE,
+            "mode": CHOICE,
+            "seed": SEED,
+        },
+    ),
     "load_benchmark": (
         lambda m, r, **o: ct.load_benchmark("atlas", split="test", **o),
         {
@@ -296,6 +335,7 @@ CALLS: dict[str, tuple[Any, dict[str, tuple]]] = {
             "top": SHARE,
             "recognition_top": SHARE,
             "min_z": NO_NUMBER,
+            "recipe": CHOICE,
             "general_weight": (*NO_NUMBER, -1.0),
             "cultural": (scores(NAN), scores(INF), scores(cultures=("A",))),
             "control": (scores(NAN),),
@@ -565,7 +605,9 @@ def test_every_number_of_every_public_function_has_bad_values_here():
         (name, argument) for name, (_, by_argument) in CALLS.items() for argument in by_argument
     }
     tried |= {("culnig", argument) for argument in RUN}
-    not_numbers = {("scaled_neurons", "neurons")} | {(name, "method") for name in SETS_AND_TEXTS}
+    not_numbers = {("scaled_neurons", "neurons"), ("faithfulness", "keep")} | {
+        (name, "method") for name in SETS_AND_TEXTS
+    }
     assert len(wanted) > 60
     assert wanted - tried - not_numbers == set()
 

@@ -35,7 +35,14 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from culnig_tl.errors import check_by_name, check_choice, check_number, check_numbers, check_seed
+from culnig_tl.errors import (
+    check_by_name,
+    check_choice,
+    check_number,
+    check_numbers,
+    check_seed,
+    check_some,
+)
 from culnig_tl.evaluation import (
     LAYER_MATCHED,
     Condition,
@@ -158,6 +165,8 @@ def league(
     """
     _check_numbers(sizes, n_middle, n_random, n_matched, ablation_prompts, seed)
     check_choice("mode", mode, get_args(Mode))
+    check_some("sites", sites)
+    check_some("scorers", scorers)
     for scorer in scorers:
         scorer.check(model, sites)
     prepared = _prepared(model, data, token_budget)
