@@ -94,7 +94,7 @@ notebooks: dev ## execute the notebooks and render them to build/notebooks, to b
 	@echo "notebooks: executing and rendering to build/notebooks"
 	@$(RUN) notebooks/render.py build/notebooks
 
-figure: dev browser ## draw the figures of README.md from runs/demo and build/real
+figure: dev browser ## draw the figures of README.md from runs/demo, build/real and build/league
 	@$(RUN) .github/figure.py
 
 clean: ## remove build products and caches (.venv and runs stay)

@@ -1,5 +1,5 @@
-"""Draw the figures of README.md and docs/real-model.md: make quickstart and make real, then make
-figure."""
+"""Draw the figures of README.md, docs/real-model.md and docs/league.md: make quickstart, make real
+and make league, then make figure."""
 
 import shutil
 import tempfile
@@ -13,6 +13,7 @@ import culnig_tl as ct
 from culnig_tl.evaluation import selectivity_of_sets
 
 DEMO = Path("runs/demo")
+LEAGUE = Path("build/league/real.csv")
 STUDY = Path("build/real/split-0/answers")
 CONDITIONS = ("original", "published", "selective", "layer-matched", "random")
 OUT = Path(__file__).parent
@@ -25,6 +26,8 @@ def main() -> None:
     answers = pd.concat(map(pd.read_parquet, paths), ignore_index=True)
     figure = ct.figures.selectivity(ct.selectivity(answers), sets=selectivity_of_sets(answers))
     draw(figure, OUT / "real-model.png", width=860, height=460)
+    frame = pd.read_csv(LEAGUE)
+    draw(ct.figures.league(frame), OUT / "league.png", width=860, height=520)
 
 
 def draw(figure: go.Figure, out: Path, *, width: int, height: int) -> None:

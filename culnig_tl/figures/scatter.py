@@ -25,6 +25,7 @@ _NEEDED = ("benchmark", "condition", "factor", "n_neurons", *_FALLS)
 _DIAGONAL = {"color": TEXT, "width": 1, "dash": "dash"}
 _PANEL_HEIGHT = 300
 _LEAGUE_HEIGHT = 520
+_ENDS_OF_LEAGUE = ("_low", "_high")
 _LEAGUE = [f"{name}{end}" for name in ("spearman", "selectivity") for end in ("", "_low", "_high")]
 
 
@@ -84,8 +85,9 @@ def league(frame: pd.DataFrame) -> go.Figure:
         frame: the frame of a ``ct.league`` with held-out questions.
 
     Returns:
-        One point per scorer and recipe, one colour per recipe; the larger, the more it costs. Bars
-        are 95 % intervals. Named are those that nothing beats in both, and the first of the frame.
+        One point per scorer and recipe, one colour per recipe; the larger, the more it costs.
+        Named, with their 95 % intervals as bars, are those that nothing beats in both, and the
+        first scorer with the published recipe.
 
     Raises:
         InvalidInputError: missing columns or no rows.
@@ -97,7 +99,8 @@ def league(frame: pd.DataFrame) -> go.Figure:
         [50.0]
     """
     check_columns(frame, ("scorer", "recipe", "seconds", *_LEAGUE), "ct.league")
-    named = _undominated(frame) | (frame.index == frame.index[0])
+    is_first = frame["scorer"] == frame["scorer"].iloc[0]
+    named = _undominated(frame) | (is_first & (frame["recipe"] == "published"))
     figure = go.Figure(
         [
             _entrants(rows, named[rows.index], frame["seconds"].max(), line_colour(i))
@@ -119,24 +122,27 @@ def _undominated(frame: pd.DataFrame) -> pd.Series:
 
 def _entrants(rows: pd.DataFrame, named: pd.Series, most: float, colour: str) -> go.Scatter:
     """The points of one recipe."""
-    selectivity = 100 * rows["selectivity"].to_numpy(float)
-    spearman = rows["spearman"].to_numpy(float)
+    x, y = rows["spearman"].to_numpy(float), 100 * rows["selectivity"].to_numpy(float)
+    ends = rows[[f"{name}{end}" for name in ("spearman", "selectivity") for end in _ENDS_OF_LEAGUE]]
+    x_low, x_high, y_low, y_high = ends.where(named).to_numpy(float).T  # others without bars
     return go.Scatter(
         name=str(rows["recipe"].iloc[0]),
-        x=spearman,
-        y=selectivity,
-        error_x=_arms(spearman, rows["spearman_low"], rows["spearman_high"], colour),
-        error_y=_arms(
-            selectivity, 100 * rows["selectivity_low"], 100 * rows["selectivity_high"], colour
-        ),
+        x=x,
+        y=y,
+        error_x=_arms(x, x_low, x_high, colour),
+        error_y=_arms(y, 100 * y_low, 100 * y_high, colour),
         mode="markers+text",
         text=[
             label(name) if is_named else ""
             for name, is_named in zip(rows["scorer"], named, strict=True)
         ],
-        textposition="top center",
+        textposition="top right",
         textfont={"size": 11, "color": TEXT},
-        marker={"color": colour, "size": 6 + 14 * np.sqrt(rows["seconds"].to_numpy(float) / most)},
+        marker={
+            "color": colour,
+            "opacity": np.where(named, 1.0, 0.45),
+            "size": 6 + 14 * np.sqrt(rows["seconds"].to_numpy(float) / most),
+        },
         customdata=np.array([rows["scorer"].map(label), rows["seconds"]], dtype=object).T,
         hovertemplate=(
             "%{customdata[0]}<br>Spearman %{x:.2f}, selectivity %{y:.0f} points"

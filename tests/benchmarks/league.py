@@ -30,7 +30,7 @@ from datasets import Dataset
 import culnig_tl as ct
 from culnig_tl.atlas import EMBEDDED
 from culnig_tl.atlas.key import planted_set
-from culnig_tl.files import read_json
+from culnig_tl.files import read_json, write_csv
 from culnig_tl.validation import SCORERS, League, Scorer
 
 GENERAL = ("atlas-commonsense", "atlas-ordering", "atlas-entailment")
@@ -251,6 +251,7 @@ def real_report(folder: Path, threads: int) -> str:
     real_model.model()  # which computes on one thread
     torch.set_num_threads(threads)
     whole = real(folder)
+    write_csv(folder / "real.csv", whole.frame)
     sizes = sorted(whole.selectivity["top"].unique())
     names = list(whole.selectivity["benchmark"].unique())
     lines = [
