@@ -136,7 +136,7 @@ def _entrants(rows: pd.DataFrame, named: pd.Series, most: float, colour: str) ->
             label(name) if is_named else ""
             for name, is_named in zip(rows["scorer"], named, strict=True)
         ],
-        textposition="top right",
+        textposition="top left",
         textfont={"size": 11, "color": TEXT},
         marker={
             "color": colour,
