@@ -89,6 +89,8 @@ league: install ## which method finds the right neurons? into docs/league.md (ab
 	@$(RUN) tests/benchmarks/league.py embedded --out docs/league.md
 	@echo "league: every method on the real model"
 	@$(RUN) tests/benchmarks/league.py real --out docs/league.md
+	@echo "league: the leaders on other relations"
+	@$(RUN) tests/benchmarks/league.py confirm --out docs/league.md
 
 notebooks: dev ## execute the notebooks and render them to build/notebooks, to be read offline
 	@echo "notebooks: executing and rendering to build/notebooks"
