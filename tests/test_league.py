@@ -181,7 +181,8 @@ def test_agreement_is_found_where_it_is_and_not_where_it_is_not():
 
 @pytest.mark.parametrize("correlation", [0.0, 0.6])
 def test_intervals_of_agreement_hold_the_truth_in_95_percent(correlation, monkeypatch):
-    """Of Pearson's and Spearman's correlation of normal variables; 500 draws."""
+    """Of Pearson's and Spearman's correlation of normal variables, within three standard errors of
+    500 draws (.01 each)."""
     monkeypatch.setattr("culnig_tl.validation.agreement._DRAWS", 300)
     generator = np.random.default_rng(1)
     truth = {"pearson": correlation, "spearman": 6 / np.pi * np.arcsin(correlation / 2)}
@@ -192,7 +193,7 @@ def test_intervals_of_agreement_hold_the_truth_in_95_percent(correlation, monkey
         found = agreement(one, other, seed=draw)
         for name, value in truth.items():
             held[name] += found[f"{name}_low"] <= value <= found[f"{name}_high"]
-    assert all(0.93 <= number / 500 <= 0.97 for number in held.values()), held
+    assert all(0.92 <= number / 500 <= 0.98 for number in held.values()), held
 
 
 def test_the_sample_has_the_best_of_every_scorer():

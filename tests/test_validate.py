@@ -1,6 +1,7 @@
 """Everything at once: the tables of a folder, its page, and the command."""
 
 import json
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -69,7 +70,7 @@ def test_membership_is_that_of_the_call(held, rows):
         progress=False,
     )
     pd.testing.assert_frame_equal(held.membership.frame, expected.frame)
-    assert held.membership.neurons == expected.neurons
+    assert set(held.membership.neurons) == set(expected.neurons)
 
 
 def test_a_second_call_reads_what_is_there(held, rows, folder):
@@ -90,7 +91,8 @@ def test_the_page_says_what_the_tables_say(held, tmp_path):
 
 
 def test_the_command_writes_page_and_tables(tmp_path, monkeypatch, rows):
-    monkeypatch.setitem(validate.__kwdefaults__, "scorers", OPTIONS["scorers"])
+    few = partial(validate, scorers=OPTIONS["scorers"])
+    monkeypatch.setattr("culnig_tl.cli.validation.validated", few)
     data, tests = rows
     arguments = ["validate", "atlas", "--out", str(tmp_path / "out"), "--draws", "2", "--quiet"]
     for role, each in data.items():
@@ -106,7 +108,7 @@ def test_the_command_writes_page_and_tables(tmp_path, monkeypatch, rows):
     assert json.loads((tmp_path / "out" / "core.json").read_text())
 
 
-@pytest.mark.parametrize(("name", "value"), [("draws", 0), ("n_random", 1.5), ("seed", -1)])
+@pytest.mark.parametrize(("name", "value"), [("draws", 0), ("n_random", 0), ("seed", -1)])
 def test_numbers_out_of_range_are_refused(rows, tmp_path, name, value):
     with pytest.raises(CulnigError, match=name):
         validate(ct.load_model(), *rows, out=tmp_path / "out", **{**OPTIONS, name: value})

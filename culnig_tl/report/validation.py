@@ -59,11 +59,11 @@ def _league(validation: Validation) -> str:
         (
             row["scorer"],
             row["recipe"],
-            _interval(row, "spearman", 1, ".2f"),
+            _interval(row, "spearman", 1.0, ".2f"),
             number(row["pearson"], ".2f"),
             number(100 * row["fall"], ".0f"),
             number(100 * row["general_fall"], ".0f"),
-            _interval(row, "selectivity", 100, ".0f"),
+            _interval(row, "selectivity", 100.0, ".0f"),
             number(row["jaccard"], ".2f"),
             number(row["seconds"], ".1f"),
         )
@@ -101,7 +101,7 @@ def _faithfulness(validation: Validation) -> str:
         (
             f"{row['curve']}, {row['ranking']}",
             row["benchmark"],
-            _interval(row, "area", 1, ".2f"),
+            _interval(row, "area", 1.0, ".2f"),
             number(row["p_value"], ".2f"),
         )
         for row in areas.to_dict("records")

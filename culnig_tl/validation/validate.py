@@ -127,7 +127,10 @@ def validate(
             keep=keep_answers(folder, model, tested, mode),
             progress=progress,
         )
-        sure.core().save(folder.file("core.json"))
+        core = folder.file("core.json")
+        if not core.exists() or NeuronSet.load(core) != sure.core():
+            folder.lock()
+            sure.core().save(core)
         for name, frame in {
             "league": compared.frame,
             "selectivity": compared.selectivity,
