@@ -1,9 +1,11 @@
 """One neuron, and a set of neurons: what selection returns, interventions take and files keep."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from operator import index as whole_number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -230,6 +232,17 @@ class NeuronSet:
     def __sub__(self, other: "NeuronSet") -> "NeuronSet":
         theirs = set(other)
         return self._combined(other, [neuron for neuron in self if neuron not in theirs])
+
+    @property
+    def fingerprint(self) -> str:
+        """32 digits that say which neurons these are, whatever their scores.
+
+        Example:
+            >>> NeuronSet.of("L0.attn.hook_q.3").fingerprint == NeuronSet.of({}).fingerprint
+            False
+        """
+        names = json.dumps(sorted(map(str, self)))
+        return sha256(names.encode()).hexdigest()[:32]
 
     def top(self, k: int) -> "NeuronSet":
         """The ``k`` neurons with the highest scores; ties in the order of the set.

@@ -10,8 +10,8 @@ import culnig_tl as ct
 from culnig_tl.errors import CulnigError
 from culnig_tl.evaluation import Condition, answers_under
 from culnig_tl.validation import Scorer, compare_halves, grade_ranking
-from culnig_tl.validation.agreement import agreement, sampled
-from culnig_tl.validation.entrants import SCORERS, selected
+from culnig_tl.validation.contest import SCORERS, selected
+from culnig_tl.validation.contest.agreement import agreement, sampled
 
 GENERAL = ("atlas-commonsense", "atlas-ordering")
 ENTRANTS = (
@@ -183,7 +183,7 @@ def test_agreement_is_found_where_it_is_and_not_where_it_is_not():
 def test_intervals_of_agreement_hold_the_truth_in_95_percent(correlation, monkeypatch):
     """Of Pearson's and Spearman's correlation of normal variables, within three standard errors of
     500 draws (.01 each)."""
-    monkeypatch.setattr("culnig_tl.validation.agreement._DRAWS", 300)
+    monkeypatch.setattr("culnig_tl.validation.contest.agreement._DRAWS", 300)
     generator = np.random.default_rng(1)
     truth = {"pearson": correlation, "spearman": 6 / np.pi * np.arcsin(correlation / 2)}
     held = dict.fromkeys(truth, 0)
@@ -263,9 +263,47 @@ def test_what_cannot_be_is_refused_before_any_pass(model, data, change, sentence
     def no_pass(*_, **__):
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr("culnig_tl.validation.entrants.Scorer.scores", no_pass)
+    monkeypatch.setattr("culnig_tl.validation.contest.entrants.Scorer.scores", no_pass)
     with pytest.raises(CulnigError, match=sentence):
         ct.league(model, data, **{"scorers": ENTRANTS, **OPTIONS, **change})
+
+
+def test_the_usual_scorers_that_cannot_score_are_left_out_and_named(loaded, rows):
+    """On a bridge, of one culture, without control questions."""
+    one_culture = rows.map(lambda row: {"culture": "A"})
+    with pytest.warns(UserWarning, match=r"left out .*relp.*gim.*lape.*cas.*standardised") as said:
+        frame = ct.league(
+            loaded(2, "bridge", "float32"), {"cultural": one_culture}, **OPTIONS
+        ).frame
+    assert len(said.list) == 1
+    assert {"gradient_x_activation", "gradient", "activation_mean"} <= set(frame["method"])
+    assert not {"relp", "gim", "lape", "cas", "standardised_difference"} & set(frame["method"])
+    assert set(frame["recipe"]) == {"cultural"}
+
+
+def test_scorers_that_were_given_are_refused_instead(loaded, rows):
+    with pytest.raises(CulnigError, match=r"relp.*HookedTransformer"):
+        ct.league(
+            loaded(2, "bridge", "float32"), {"cultural": rows}, scorers=[Scorer("relp")], **OPTIONS
+        )
+    contrast = [Scorer("standardised_difference")]
+    with pytest.raises(CulnigError, match="contrasts cultural questions with control"):
+        ct.league(loaded(), {"cultural": rows}, scorers=contrast, **OPTIONS)
+
+
+def test_country_names_are_not_needed_and_sizes_come_in_any_order(model, data):
+    options = {**OPTIONS, "sizes": (0.02, 0.005)}
+    some = {role: data[role] for role in ("cultural", "control")}
+    frame = ct.league(model, some, scorers=[Scorer()], **options).frame
+    scores = {
+        role: ct.attribute(
+            model, rows, sites=["mlp.hook_post"], clamp=role == "control", progress=False
+        )
+        for role, rows in some.items()
+    }
+    published = ct.culture_general(scores["cultural"], scores["control"], mlp_top=0.02)
+    assert frame["recipe"].tolist() == ["cultural", "published"]
+    assert frame["n_neurons"].tolist()[1] == len(published)
 
 
 def test_data_need_a_role_and_culture(model, data):

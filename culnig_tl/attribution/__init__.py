@@ -63,7 +63,7 @@ from culnig_tl.attribution.methods import (
     integrated_gradients,
     method_name,
 )
-from culnig_tl.attribution.targets import Target, answer_probability
+from culnig_tl.attribution.targets import Target, answer_probability, check_target
 
 __all__ = [
     "METHODS",
@@ -76,6 +76,7 @@ __all__ = [
     "answer_probability",
     "attribute",
     "attribute_questions",
+    "check_target",
     "gradient_x_activation",
     "integrated_gradients",
     "last_mlp_trimmed",

@@ -182,7 +182,7 @@ def answer(stage: Stage, sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
         name = f"{file_name(condition.name)}{factor}-{draw}.parquet"
         identity = {
             "rows": _rows(tests[benchmark]),
-            "neurons": _digest(condition.sets[draw]),
+            "neurons": condition.sets[draw].fingerprint,
             "factor": condition.factor,
             "mode": mode,
         }
@@ -242,7 +242,7 @@ def look_closer(
     )
     identity = {
         "rows": {name: _rows(rows) for name, rows in draws.items()},
-        "neurons": _digest(general),
+        "neurons": general.fingerprint,
         "factors": FACTORS,
         "mode": stage.settings.mode,
     }
@@ -349,12 +349,7 @@ def _rows(prepared: PreparedQuestions) -> dict[str, Any]:
 
 
 def _digests(sets: Mapping[str, NeuronSet]) -> dict[str, str]:
-    return {name: _digest(neurons) for name, neurons in sets.items()}
-
-
-def _digest(neurons: NeuronSet) -> str:
-    """What identifies a set: which neurons it has."""
-    return _digest_of(sorted(map(str, neurons)))
+    return {name: neurons.fingerprint for name, neurons in sets.items()}
 
 
 def _digest_of(content: Any) -> str:

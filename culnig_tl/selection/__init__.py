@@ -14,7 +14,13 @@ is ranked in the pool that it names (see ``sites``).
 
 from culnig_tl.selection.at_random import random_neurons
 from culnig_tl.selection.general import culture_general, select_general, usual_attention_top
-from culnig_tl.selection.ranking import Normalise, Recipe, SpecificRecipe, check_shares
+from culnig_tl.selection.ranking import (
+    Normalise,
+    Recipe,
+    SpecificRecipe,
+    check_shares,
+    location,
+)
 from culnig_tl.selection.specific import check_several_cultures, culture_specific
 
 __all__ = [
@@ -25,6 +31,7 @@ __all__ = [
     "check_shares",
     "culture_general",
     "culture_specific",
+    "location",
     "random_neurons",
     "select_general",
     "usual_attention_top",

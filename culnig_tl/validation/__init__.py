@@ -1,10 +1,9 @@
 """How far can a finding be trusted: known answers, ablation, other questions, other methods."""
 
-from culnig_tl.validation.entrants import SCORERS, Scorer
+from culnig_tl.validation.contest import SCORERS, League, Scorer, league
 from culnig_tl.validation.faithfulness import Faithfulness, faithfulness
 from culnig_tl.validation.first_order import FirstOrder, first_order
 from culnig_tl.validation.grading import Grade, ScoreGrade, grade, grade_ranking, grade_scores
-from culnig_tl.validation.league import League, league
 from culnig_tl.validation.membership import Membership, membership
 from culnig_tl.validation.sensitivity import threshold_sweep
 from culnig_tl.validation.stability import compare_halves, split_half

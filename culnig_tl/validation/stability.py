@@ -10,7 +10,7 @@ Every row is scored once; a half is a sum. Memory: two score tables (cultures x 
 site, float64) per split and data set.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -187,8 +187,7 @@ def _halves(
     options: dict[str, Any],
 ) -> list[tuple[NeuronScores, NeuronScores]]:
     """Scores of both halves for every cut, out of one pass over the rows."""
-    cultures = prepared.cultures
-    sums = [(ScoreAccumulator(cultures), ScoreAccumulator(cultures)) for _ in cuts]
+    ids = set(prepared.rows["id"])
     chunks = attribute_questions(
         prepared.model,
         prepared,
@@ -196,19 +195,32 @@ def _halves(
         progress=name if progress else False,
         **options,
     )
+    parts = [part for first in cuts for part in (first, ids - first)]
+    sums = iter(sums_of_parts(chunks, parts, prepared.cultures))
+    return [(first.finish(), second.finish()) for first, second in zip(sums, sums, strict=True)]
+
+
+def sums_of_parts(
+    chunks: Iterable[QuestionScores], parts: Sequence[Collection[str]], cultures: Sequence[str]
+) -> list[ScoreAccumulator]:
+    """Sums of scores over the questions whose ids each part names, out of one pass.
+
+    Args:
+        chunks: of ``attribute_questions``.
+        parts: ids; a question may be in several.
+        cultures: the culture axis of all.
+    """
+    sums = [ScoreAccumulator(cultures) for _ in parts]
     for chunk in chunks:
-        for first, (one, other) in zip(cuts, sums, strict=True):
-            _add(one, chunk, [i for i, name in enumerate(chunk.ids) if name in first])
-            _add(other, chunk, [i for i, name in enumerate(chunk.ids) if name not in first])
-    return [(first.finish(), second.finish()) for first, second in sums]
-
-
-def _add(sums: ScoreAccumulator, chunk: QuestionScores, lines: list[int]) -> None:
-    sums.update(
-        {site: values[lines] for site, values in chunk.values.items()},
-        cultures=[chunk.cultures[i] for i in lines],
-        ids=[chunk.ids[i] for i in lines],
-    )
+        for ids, of_part in zip(parts, sums, strict=True):
+            lines = [line for line, name in enumerate(chunk.ids) if name in ids]
+            of_part.update(
+                {site: values[lines] for site, values in chunk.values.items()},
+                cultures=[chunk.cultures[line] for line in lines],
+                ids=[chunk.ids[line] for line in lines],
+                probability=chunk.probability[lines],
+            )
+    return sums
 
 
 def _of_split(

@@ -4,7 +4,7 @@ The league of methods, faithfulness curves of the ranking by the recipe that is 
 each neuron belongs to the set; each stage keeps what it does and goes on from there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,16 @@ from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import PreparedQuestions, Rows, prepare
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import Recipe, select_general
-from culnig_tl.validation.entrants import SCORERS, Scorer, selected
+from culnig_tl.validation.contest import (
+    Data,
+    League,
+    Scorer,
+    check_data,
+    keep_answers,
+    league,
+    selected,
+)
 from culnig_tl.validation.faithfulness import Faithfulness, faithfulness
-from culnig_tl.validation.league import Data, League, check_data, keep_answers, league
 from culnig_tl.validation.membership import Membership, membership
 
 _SITES = ("mlp.hook_post",)
@@ -49,7 +56,7 @@ def validate(
     tests: Mapping[str, Rows],
     *,
     out: str | Path,
-    scorers: tuple[Scorer, ...] = SCORERS,
+    scorers: Sequence[Scorer] | None = None,
     draws: int = 100,
     n_random: int = 5,
     mode: Mode = "argmax",
@@ -64,7 +71,7 @@ def validate(
         data: questions that find neurons, by role, as for ``league``.
         tests: held-out questions by name, some with cultures and some without.
         out: the folder; one that was stopped goes on from there.
-        scorers: what competes in the league.
+        scorers: what competes in the league, as there; curves are of the first.
         draws: bootstrap resamples of the questions.
         n_random: random rankings beside each of the curves.
         mode: what counts as an answer, as in ``evaluate``.
@@ -109,14 +116,13 @@ def validate(
         seed=seed,
         progress=progress,
     )
-    paper = compared.scores[scorers[0]]
+    first, its_scores = next(iter(compared.scores.items()))
     rankings = {
-        recipe: selected(paper, recipe, 1.0, names_dropped=False)
-        for recipe in scorers[0].recipes
-        if all(role in paper for role in scorers[0].roles(recipe))
+        recipe: selected(its_scores, recipe, 1.0, names_dropped=False)
+        for recipe in first.recipes(rows)
     }
     with RunFolder(path, {"validation": 1, "model": model_fingerprint(model)}) as folder:
-        sure = _membership(folder, model, rows, paper["cultural"], draws, seed, progress)
+        sure = _membership(folder, model, rows, its_scores["cultural"], draws, seed, progress)
         curves = faithfulness(
             model,
             tested,

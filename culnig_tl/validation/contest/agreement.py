@@ -24,13 +24,12 @@ def sampled(
     """Places of the best of every scorer, of ranks below the largest set, and of any neurons."""
     generator = np.random.default_rng([seed, 2])
     n_middle, n_random = n_others
-    best = [place for total in totals for place in np.argsort(-total, kind="stable")[:_TOP]]
+    orders = [np.argsort(-total, kind="stable") for total in totals]
+    best = [place for order in orders for place in order[:_TOP]]
     pool = len(totals[0])
-    ranks = range(int(pool * largest), max(int(pool * largest * 10), _TOP))
-    middle = [
-        np.argsort(-totals[i % len(totals)], kind="stable")[generator.choice(ranks)]
-        for i in range(n_middle)
-    ]
+    first, last = int(pool * largest), min(pool, max(int(pool * largest * 10), _TOP))
+    ranks = range(min(first, last - 1), last)
+    middle = [orders[i % len(orders)][generator.choice(ranks)] for i in range(n_middle)]
     anywhere = generator.permutation(pool)[:n_random]
     return sorted({int(place) for place in [*best, *middle, *anywhere]})
 

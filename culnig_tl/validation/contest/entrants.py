@@ -1,6 +1,6 @@
 """What competes in a league: a way of scoring neurons, and a recipe that selects by the scores.
 
-    recipe         ranked by                                       left out
+    recipe         ranked by                                       left out, where they are scored
     "cultural"     S(cultural)                                     nothing
     "published"    S(cultural) - S(control)                        top by country names
     "selective"    shares of the answer, control and general       top by country names
@@ -11,9 +11,9 @@ Methods of ``attribute`` score with any pool, weight and target; rivals look at 
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from culnig_tl.activations import (
     ActivationStatistics,
@@ -22,28 +22,30 @@ from culnig_tl.activations import (
     lape,
     standardised_difference,
 )
-from culnig_tl.attribution import METHODS, Scoring, Target, attribute_questions
-from culnig_tl.errors import check_choice
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.attribution import METHODS, Scoring, Target, attribute_questions, check_target
+from culnig_tl.errors import InvalidInputError, check_choice
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import PreparedQuestions
-from culnig_tl.scores import NeuronScores, ScoreAccumulator
-from culnig_tl.selection import select_general
+from culnig_tl.scores import NeuronScores
+from culnig_tl.selection import check_several_cultures, select_general
+from culnig_tl.validation.stability import sums_of_parts
 
 Recipe = Literal["cultural", "published", "selective"]
 CLAMPED = ("control", "general")
 """Data whose scores are cut at 0."""
 _NEEDS: Mapping[Recipe, tuple[str, ...]] = {
     "cultural": ("cultural",),
-    "published": ("cultural", "control", "recognition"),
-    "selective": ("cultural", "control", "recognition", "general"),
+    "published": ("cultural", "control"),
+    "selective": ("cultural", "control", "general"),
 }
+_CONTRAST = "standardised_difference"
+_AMONG_CULTURES = ("lape", "cas")
 _RIVALS: Mapping[str, Callable[..., NeuronScores]] = {
     "activation_mean": lambda cultural, _: cultural.scores("mean"),
     "activation_probability": lambda cultural, _: cultural.scores("probability"),
     "lape": lambda cultural, _: lape(cultural).scores,
     "cas": lambda cultural, _: cas(cultural),
-    "standardised_difference": standardised_difference,
+    _CONTRAST: standardised_difference,
 }
 _NO_SHARES = ("gradient", "activation_x_weight_norm")
 """Methods whose scores are in other units than the answer's."""
@@ -83,26 +85,36 @@ class Scorer:
         """Whether it looks at activations alone."""
         return self.method in _RIVALS
 
-    @property
-    def recipes(self) -> tuple[Recipe, ...]:
-        """The recipes that can select by these scores."""
+    def recipes(self, data: Container[str]) -> list[Recipe]:
+        """The recipes that can select by these scores of these data, named by their roles."""
         if self.is_rival:
-            return ("cultural",)
+            return ["cultural"]
         is_share = self.target == "probability" and self.method not in _NO_SHARES
-        return get_args(Recipe) if is_share else ("cultural", "published")
+        return [
+            recipe
+            for recipe, needed in _NEEDS.items()
+            if all(role in data for role in needed) and (is_share or recipe != "selective")
+        ]
 
-    def roles(self, recipe: Recipe) -> tuple[str, ...]:
-        """The data that a recipe needs scores of."""
-        return _NEEDS[recipe]
-
-    def check(self, model: HookedModel, sites: Sequence[str]) -> None:
-        """Refuse a method that there is not, or that this model or these sites do not have.
+    def check(self, data: Mapping[str, PreparedQuestions], sites: Sequence[str]) -> None:
+        """Refuse a method that there is not, or that this model, sites or data do not have.
 
         Raises:
-            UnknownNameError, InvalidInputError: as ``attribute`` does.
+            UnknownNameError, InvalidInputError: as ``attribute`` does, or data that a rival cannot
+                compare.
         """
         check_choice("method", self.method, [*METHODS, *_RIVALS])
-        self._scoring(sites, clamp=False).check(model)
+        cultural = data["cultural"]
+        self._scoring(sites, clamp=False).check(cultural.model)
+        if self.method in _AMONG_CULTURES:
+            check_several_cultures(cultural.cultures)
+        if self.method == _CONTRAST and "control" not in data:
+            raise InvalidInputError(
+                f"{_CONTRAST} contrasts cultural questions with control questions, and there are "
+                "none; give data of the role control."
+            )
+        for each in data.values() if self.target != "probability" else ():
+            check_target(self.target, each.batches)
 
     def _scoring(self, sites: Sequence[str], *, clamp: bool) -> Scoring:
         return Scoring(
@@ -132,16 +144,16 @@ class Scorer:
             sites: hook points.
 
         Returns:
-            Of all questions first; their source names the CPU seconds that all of them together
-            cost.
+            Of all questions first; every source names the CPU seconds that all questions cost.
         """
         begun = time.process_time()
-        if self.is_rival:
-            scores = self._of_activations(data, role, parts, sites)
-        else:
+        if not self.is_rival:
             scores = self._of_answers(data[role], parts, sites, clamp=role in CLAMPED)
+            return _with_seconds(scores, time.process_time() - begun)
+        whole = self._of_activations(data, role, None, sites)
         seconds = time.process_time() - begun
-        return [replace(each, source={**each.source, "cpu_seconds": seconds}) for each in scores]
+        of_parts = [self._of_activations(data, role, ids, sites) for ids in parts]
+        return _with_seconds([whole, *of_parts], seconds)
 
     def _of_answers(
         self,
@@ -152,7 +164,6 @@ class Scorer:
         clamp: bool,
     ) -> list[NeuronScores]:
         """One pass over the rows; a part is a sum."""
-        sums = [ScoreAccumulator(prepared.cultures) for _ in (None, *parts)]
         scoring = self._scoring(sites, clamp=clamp)
         chunks = attribute_questions(
             prepared.model,
@@ -167,38 +178,36 @@ class Scorer:
             clamp=clamp,
             progress=False,
         )
-        for chunk in chunks:
-            for ids, each in zip((None, *parts), sums, strict=True):
-                lines = [i for i, name in enumerate(chunk.ids) if ids is None or name in ids]
-                each.update(
-                    {site: values[lines] for site, values in chunk.values.items()},
-                    cultures=[chunk.cultures[line] for line in lines],
-                    ids=[chunk.ids[line] for line in lines],
-                    probability=chunk.probability[lines],
-                )
+        everything = set(prepared.rows["id"])
+        sums = sums_of_parts(chunks, [everything, *parts], prepared.cultures)
         return [each.finish(**scoring.provenance) for each in sums]
 
     def _of_activations(
         self,
         data: Mapping[str, PreparedQuestions],
         role: str,
-        parts: Sequence[Collection[str]],
+        ids: Collection[str] | None,
         sites: Sequence[str],
-    ) -> list[NeuronScores]:
-        def statistics(name: str, ids: Collection[str] | None) -> ActivationStatistics:
-            prepared = data[name]
-            if ids is not None:
-                names = prepared.rows["id"][:]
-                prepared = prepared.select([i for i, each in enumerate(names) if each in ids])
-            return activation_statistics(prepared.model, prepared, sites=sites, progress=False)
+    ) -> NeuronScores:
+        """Scores of the questions with these ids, or of all."""
 
-        is_contrast = self.method == "standardised_difference"
-        return [
-            _RIVALS[self.method](
-                statistics(role, ids), statistics("control", ids) if is_contrast else None
-            )
-            for ids in (None, *parts)
-        ]
+        def statistics(name: str) -> ActivationStatistics:
+            rows = _only(data[name], ids)
+            return activation_statistics(rows.model, rows, sites=sites, progress=False)
+
+        contrasted = statistics("control") if self.method == _CONTRAST else None
+        return _RIVALS[self.method](statistics(role), contrasted)
+
+
+def _only(prepared: PreparedQuestions, ids: Collection[str] | None) -> PreparedQuestions:
+    """The questions with some ids; all of them without."""
+    if ids is None:
+        return prepared
+    return prepared.select([line for line, name in enumerate(prepared.rows["id"]) if name in ids])
+
+
+def _with_seconds(scores: Sequence[NeuronScores], seconds: float) -> list[NeuronScores]:
+    return [replace(each, source={**each.source, "cpu_seconds": seconds}) for each in scores]
 
 
 SCORERS: tuple[Scorer, ...] = (
@@ -223,6 +232,17 @@ SCORERS: tuple[Scorer, ...] = (
 """What competes unless the caller says otherwise; the first is the paper's."""
 
 
+def counted_roles(recipe: Recipe, data: Container[str]) -> list[str]:
+    """The roles whose scores count in a recipe: what it needs, and country names where they are.
+
+    Example:
+        >>> counted_roles("published", {"cultural", "control", "recognition"})
+        ['cultural', 'control', 'recognition']
+    """
+    names = ["recognition"] if recipe != "cultural" and "recognition" in data else []
+    return [*_NEEDS[recipe], *names]
+
+
 def selected(
     scores: Mapping[str, NeuronScores], recipe: Recipe, top: float, *, names_dropped: bool = True
 ) -> NeuronSet:
@@ -234,10 +254,12 @@ def selected(
         top: share of the MLP pool and of the attention pool to keep.
         names_dropped: leave out the top by country names, where the recipe does.
     """
-    names = ("control", *(("recognition",) if names_dropped else ()), "general")
-    counted = {role: scores[role] for role in names if role in _NEEDS[recipe]}
+    roles = [
+        role for role in counted_roles(recipe, scores) if role != "recognition" or names_dropped
+    ]
+    counted = {role: scores[role] for role in roles}
     return select_general(
-        scores["cultural"],
+        counted["cultural"],
         counted.get("control"),
         counted.get("recognition"),
         counted.get("general"),

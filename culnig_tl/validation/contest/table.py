@@ -20,11 +20,9 @@ over clusters of questions. What a league did lies in its folder, file by file, 
 stopped goes on from there.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from hashlib import sha256
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -35,38 +33,28 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from culnig_tl.errors import (
-    check_by_name,
-    check_choice,
-    check_number,
-    check_numbers,
-    check_seed,
-    check_some,
-)
-from culnig_tl.evaluation import (
-    LAYER_MATCHED,
-    Condition,
-    Keep,
-    Mode,
-    ablation_drops,
-    answers_under,
-    check_answerable,
-    selectivity,
-)
-from culnig_tl.files import RunFolder, file_name
+from culnig_tl.errors import check_choice, check_number, check_numbers, check_seed, check_some
+from culnig_tl.evaluation import Mode, ablation_drops, check_answerable
+from culnig_tl.files import RunFolder
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
-from culnig_tl.neurons import Neuron, NeuronSet
-from culnig_tl.questions import PreparedQuestions, Rows, prepare
+from culnig_tl.neurons import NeuronSet
+from culnig_tl.questions import Rows, prepare
 from culnig_tl.scores import NeuronScores
-from culnig_tl.selection import random_neurons
-from culnig_tl.validation.agreement import agreement, sampled
-from culnig_tl.validation.entrants import SCORERS, Recipe, Scorer, selected
+from culnig_tl.selection import location
+from culnig_tl.validation.contest.agreement import agreement, sampled
+from culnig_tl.validation.contest.entrants import Recipe, Scorer, counted_roles, selected
+from culnig_tl.validation.contest.held_out import falls_of_sets, with_selectivity_of
+from culnig_tl.validation.contest.scoring import (
+    Data,
+    Parts,
+    Setting,
+    able_scorers,
+    prepared_by_role,
+    scored,
+)
 from culnig_tl.validation.grading import grade, grade_ranking
-from culnig_tl.validation.stability import by_chance, first_half
-
-ROLES = ("cultural", "control", "recognition", "general")
-Data = Mapping[str, Rows]
+from culnig_tl.validation.stability import by_chance
 
 
 @dataclass(frozen=True)
@@ -97,17 +85,6 @@ class League:
         return self.frame.round(3).to_html(index=False)
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """What all entrants share."""
-
-    model: HookedModel
-    data: Mapping[str, PreparedQuestions]
-    halves: tuple[set[str], set[str]]
-    sites: tuple[str, ...]
-    folder: RunFolder
-
-
 def league(
     model: HookedModel,
     data: Data,
@@ -115,7 +92,7 @@ def league(
     tests: Mapping[str, Rows] | None = None,
     key: NeuronSet | None = None,
     others: Mapping[str, tuple[HookedModel, Data]] | None = None,
-    scorers: Sequence[Scorer] = SCORERS,
+    scorers: Sequence[Scorer] | None = None,
     sites: Sequence[str] = ("mlp.hook_post",),
     sizes: Sequence[float] = (0.0025, 0.005, 0.01),
     n_middle: int = 50,
@@ -138,9 +115,10 @@ def league(
             selectivity out.
         key: the right neurons, where they are known.
         others: by name, a model and data on which every set is found once more.
-        scorers: ways of scoring; each competes with every recipe that can use its scores.
+        scorers: ways of scoring; each competes with every recipe that can use its scores. None
+            takes all of ``validation.SCORERS`` that this model, these sites and data allow.
         sites: hook points.
-        sizes: shares of the pool to keep, the largest last.
+        sizes: shares of the pool to keep; the largest is that of the frame.
         n_middle, n_random: neurons of the sample from the ranks below the best share, and from
             anywhere, beside the best 20 of every scorer.
         n_matched: layer-matched random sets of each size.
@@ -166,10 +144,10 @@ def league(
     _check_numbers(sizes, n_middle, n_random, n_matched, ablation_prompts, seed)
     check_choice("mode", mode, get_args(Mode))
     check_some("sites", sites)
-    check_some("scorers", scorers)
-    for scorer in scorers:
-        scorer.check(model, sites)
-    prepared = _prepared(model, data, token_budget)
+    prepared = prepared_by_role(model, data, token_budget)
+    if scorers is not None:
+        check_some("scorers", scorers)
+    scorers = able_scorers(scorers, prepared, sites)
     tested = {
         name: prepare(model, rows, token_budget=token_budget)
         for name, rows in (tests or {}).items()
@@ -177,44 +155,32 @@ def league(
     for each in tested.values():
         check_answerable(each, mode)
     others = {
-        name: (other, _prepared(other, rows, token_budget))
+        name: (other, prepared_by_role(other, rows, token_budget))
         for name, (other, rows) in (others or {}).items()
     }
     with ExitStack() as stack:
         path = stack.enter_context(TemporaryDirectory()) if out is None else out
         folder = stack.enter_context(RunFolder(path, {"league": 1, "seed": seed}))
-        setting = _Setting(model, prepared, _halves(prepared, seed), tuple(sites), folder)
+        setting = Setting.of(model, prepared, sites=sites, folder=folder, seed=seed)
         scores = {
-            scorer: _scored(setting, scorer)
+            scorer: scored(setting, scorer)
             for scorer in tqdm(scorers, desc="scoring", disable=not progress)
         }
         ablation = _ablation(setting, scores, (n_middle, n_random), ablation_prompts, seed, sizes)
         rows = [
-            _row(scorer, recipe, parts, sizes[-1], key, ablation, seed)
+            _row(scorer, recipe, parts, max(sizes), key, ablation, seed)
             for scorer, parts in scores.items()
-            for recipe in _recipes(scorer, prepared)
+            for recipe in scorer.recipes(prepared)
         ]
         frame = pd.DataFrame(rows)
         for name, (other, its_data) in others.items():
-            its = _Setting(other, its_data, _halves(its_data, seed), tuple(sites), folder)
-            frame = _with_other(frame, name, its, scores, sizes[-1], progress)
+            its = Setting.of(other, its_data, sites=sites, folder=folder, seed=seed)
+            frame = _with_other(frame, name, its, scores, max(sizes), progress)
         falls = pd.DataFrame()
         if tested:
-            falls = _falls(setting, scores, tested, sizes, n_matched, mode, seed, progress)
-            frame = _with_selectivity(frame, falls, sizes[-1])
+            falls = falls_of_sets(setting, scores, tested, sizes, n_matched, mode, seed, progress)
+            frame = with_selectivity_of(frame, falls, max(sizes))
     return League(frame, falls, ablation, {scorer: parts[0] for scorer, parts in scores.items()})
-
-
-def check_data(data: Data) -> None:
-    """Refuse data without cultural questions, or of a role that there is not.
-
-    Raises:
-        InvalidInputError, UnknownNameError: naming the role.
-    """
-    check_by_name("data", data)
-    for role in data:
-        check_choice("role", role, ROLES)
-    check_choice("data without a role", "cultural", list(data))
 
 
 def _check_numbers(
@@ -231,73 +197,8 @@ def _check_numbers(
     check_seed(seed)
 
 
-def _prepared(model: HookedModel, data: Data, token_budget: int) -> dict[str, PreparedQuestions]:
-    check_data(data)
-    return {role: prepare(model, rows, token_budget=token_budget) for role, rows in data.items()}
-
-
-def _halves(data: Mapping[str, PreparedQuestions], seed: int) -> tuple[set[str], set[str]]:
-    """Ids of two halves, by topic where there are several."""
-    pairs = [
-        list(zip(each.rows["id"][:], each.rows["topic"][:], strict=True)) for each in data.values()
-    ]
-    first = first_half(pairs, np.random.default_rng(seed))
-    return first, {name for of_role in pairs for name, _ in of_role} - first
-
-
-def _recipes(scorer: Scorer, data: Mapping[str, PreparedQuestions]) -> list[Recipe]:
-    """The recipes that these scores and data serve."""
-    return [
-        recipe for recipe in scorer.recipes if all(role in data for role in scorer.roles(recipe))
-    ]
-
-
-# ---------------------------------------------------------------- scores
-
-Parts = list[dict[str, NeuronScores]]
-"""Scores by role: of all questions, of one half and of the other."""
-
-
-def _scored(setting: _Setting, scorer: Scorer) -> Parts:
-    """Scores of every role that some recipe needs, kept in files."""
-    recipes = _recipes(scorer, setting.data)
-    roles = dict.fromkeys(role for recipe in recipes for role in scorer.roles(recipe))
-    by_role = {role: _scored_role(setting, scorer, role) for role in roles}
-    return [{role: parts[part] for role, parts in by_role.items()} for part in range(3)]
-
-
-def _scored_role(setting: _Setting, scorer: Scorer, role: str) -> list[NeuronScores]:
-    fingerprint = model_fingerprint(setting.model)
-    identity = setting.folder.whole(
-        {
-            "model": fingerprint,
-            "data": {name: each.fingerprint for name, each in setting.data.items()},
-            "scorer": str(scorer),
-            "sites": setting.sites,
-        }
-    )
-    stem = f"scores/{fingerprint[:8]}-{setting.data[role].fingerprint[:8]}/{file_name(str(scorer))}"
-    paths = [setting.folder.file(f"{stem}/{role}-{part}.safetensors") for part in range(3)]
-    held = [setting.folder.held(path, identity, _scores_of_file) for path in paths]
-    if None not in held:
-        return [each for each in held if each is not None]
-    setting.folder.lock()
-    parts = scorer.scores(setting.data, role, setting.halves, setting.sites)
-    for path, scores in zip(paths, parts, strict=True):
-        replace(scores, source={**scores.source, "identity": identity}).save(path)
-    return parts
-
-
-def _scores_of_file(path: Path) -> tuple[NeuronScores, Any]:
-    scores = NeuronScores.load(path)
-    return scores, scores.source.get("identity", {})
-
-
-# ---------------------------------------------------------------- ablation
-
-
 def _ablation(
-    setting: _Setting,
+    setting: Setting,
     scores: Mapping[Scorer, Parts],
     n_others: tuple[int, int],
     n_prompts: int,
@@ -307,9 +208,9 @@ def _ablation(
     """The sample with its exact drops and its scores."""
     totals = {scorer: _total(parts[0]["cultural"]) for scorer, parts in scores.items()}
     places = sampled(list(totals.values()), n_others, max(sizes), seed)
-    scored = next(iter(scores.values()))[0]["cultural"]
-    shapes = [(site, *scored.shapes[site]) for site in setting.sites]
-    neurons = [_neuron_at(place, shapes) for place in places]
+    scored_shapes = next(iter(scores.values()))[0]["cultural"].shapes
+    shapes = {site: scored_shapes[site] for site in setting.sites}
+    neurons = [location(place, shapes) for place in places]
     cultural = setting.data["cultural"]
     order = np.random.default_rng([seed, 1]).permutation(len(cultural))[:n_prompts]
     rows = cultural.select(sorted(order.tolist()))
@@ -336,17 +237,6 @@ def _total(scores: NeuronScores) -> Float[np.ndarray, "neuron"]:
     return torch.cat([scores.total(site).flatten() for site in scores.sites]).double().numpy()
 
 
-def _neuron_at(place: int, shapes: Sequence[tuple[str, int, int]]) -> Neuron:
-    for site, n_layers, width in shapes:
-        if place < n_layers * width:
-            return Neuron(site, *divmod(place, width))
-        place -= n_layers * width
-    raise AssertionError("an index beyond the pool")
-
-
-# ---------------------------------------------------------------- rows
-
-
 def _row(
     scorer: Scorer,
     recipe: Recipe,
@@ -367,7 +257,7 @@ def _row(
             for field in ("method", "pool", "weight", "target")
         },
         "recipe": recipe,
-        "seconds": sum(whole[role].source["cpu_seconds"] for role in scorer.roles(recipe)),
+        "seconds": sum(whole[role].source["cpu_seconds"] for role in counted_roles(recipe, whole)),
         **agreement(ablation[name].to_numpy(float), ablation["drop"].to_numpy(float), seed=seed),
         **dict.fromkeys(("average_precision", "auroc", "precision", "recall"), float("nan")),
         "n_neurons": len(neurons),
@@ -389,7 +279,7 @@ def _overlap(first: NeuronSet, second: NeuronSet, scores: NeuronScores) -> dict[
 def _with_other(
     frame: pd.DataFrame,
     name: str,
-    setting: _Setting,
+    setting: Setting,
     scores: Mapping[Scorer, Parts],
     top: float,
     progress: bool,
@@ -397,92 +287,10 @@ def _with_other(
     """The frame with the overlap of every set with the one that other data find."""
     columns: dict[str, list[float]] = {f"jaccard_{name}": [], f"by_chance_{name}": []}
     for scorer, parts in tqdm(scores.items(), desc=name, disable=not progress):
-        whole = _scored(setting, scorer)[0]
-        for recipe in _recipes(scorer, setting.data):
+        whole = scored(setting, scorer)[0]
+        for recipe in scorer.recipes(setting.data):
             mine, its = selected(parts[0], recipe, top), selected(whole, recipe, top)
             overlap = _overlap(mine, its, whole["cultural"])
             for column, value in zip(columns.values(), overlap.values(), strict=True):
                 column.append(value)
     return frame.assign(**columns)
-
-
-# ---------------------------------------------------------------- selectivity
-
-
-def _falls(
-    setting: _Setting,
-    scores: Mapping[Scorer, Parts],
-    tests: Mapping[str, PreparedQuestions],
-    sizes: Sequence[float],
-    n_matched: int,
-    mode: Mode,
-    seed: int,
-    progress: bool,
-) -> pd.DataFrame:
-    """Selectivity of every set, and of layer-matched ones to the first entrant's."""
-    sets: dict[str, tuple[NeuronSet, ...]] = {}
-    entrants: list[dict[str, Any]] = []
-    for top, (scorer, parts) in product(sizes, scores.items()):
-        for recipe in _recipes(scorer, setting.data):
-            name = f"{scorer}, {recipe}, {top:.2%}"
-            sets[name] = (selected(parts[0], recipe, top),)
-            entrants.append(
-                {"condition": name, "scorer": str(scorer), "recipe": recipe, "top": top}
-            )
-    first = next(iter(scores.items()))
-    for top in sizes:
-        name, like = f"{LAYER_MATCHED} {top:.2%}", selected(first[1][0], "cultural", top)
-        sets[name] = tuple(
-            random_neurons(setting.model, like=like, seed=seed + draw, layer_matched=True)
-            for draw in range(n_matched)
-        )
-        entrants.append({"condition": name, "scorer": LAYER_MATCHED, "recipe": "", "top": top})
-    conditions = [
-        Condition("original"),
-        *(Condition(name, each, 0.0) for name, each in sets.items() if len(each[0])),
-    ]
-    answers = answers_under(
-        tests,
-        conditions,
-        mode=mode,
-        progress="held-out" if progress else False,
-        keep=keep_answers(setting.folder, setting.model, tests, mode),
-    )
-    return pd.DataFrame(entrants).merge(selectivity(answers, seed=seed), on="condition")
-
-
-def keep_answers(
-    folder: RunFolder, model: HookedModel, tests: Mapping[str, PreparedQuestions], mode: Mode
-) -> Keep:
-    """What keeps the answers of every set in a folder; equal sets have one file."""
-    fingerprint = model_fingerprint(model)
-
-    def keep(
-        benchmark: str, condition: Condition, draw: int, make: Callable[[], pd.DataFrame]
-    ) -> pd.DataFrame:
-        names = [f"{condition.factor!r}", *sorted(map(str, condition.sets[draw]))]
-        digest = sha256(" ".join(names).encode()).hexdigest()[:32]
-        identity = {
-            "model": fingerprint,
-            "rows": tests[benchmark].fingerprint,
-            "neurons": digest,
-            "mode": mode,
-        }
-        name = f"answers/{file_name(benchmark)}/{digest}.parquet"
-        return folder.frame(name, identity, make)
-
-    return keep
-
-
-def _with_selectivity(frame: pd.DataFrame, falls: pd.DataFrame, top: float) -> pd.DataFrame:
-    """The frame with the selectivity on the first cultural benchmark at the largest size."""
-    here = falls[(falls["benchmark"] == falls["benchmark"].iloc[0]) & (falls["top"] == top)]
-    names = {
-        "fall": "fall",
-        "general_fall": "general_fall",
-        "selectivity": "selectivity",
-        "selectivity_cluster_low": "selectivity_low",
-        "selectivity_cluster_high": "selectivity_high",
-    }
-    columns = here[["scorer", "recipe", *names]].rename(columns=names)
-    return frame.merge(columns, on=["scorer", "recipe"], how="left")
