@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from culnig_tl.atlas import answer_key
 from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import UnwritableError
-from culnig_tl.html import number
+from culnig_tl.html import number, table
 from culnig_tl.inspection import inspect_neurons
 from culnig_tl.models import load_model
 from culnig_tl.neurons import NeuronSet
@@ -626,3 +626,9 @@ def test_a_browser_draws_every_figure_without_a_network(looked_at):
         page.emulate_media(media="screen")
         page.set_viewport_size({"width": 375, "height": 800})
         browser.keep_screenshot(page, "report_narrow")
+
+
+def test_a_table_keeps_every_row_of_one_name():
+    html = table(("Scores", "Recipe", "P"), [("mine", "a", 1), ("other", "b", 2), ("mine", "c", 3)])
+    assert re.findall(r"<td>([abc])</td>", html) == ["a", "c", "b"]
+    assert html.count(">mine<") == 1

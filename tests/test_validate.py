@@ -86,6 +86,10 @@ def test_the_page_says_what_the_tables_say(held, tmp_path):
     assert "<b>mine" not in page
     n_core, n_all = len(held.membership.core()), len(held.membership.neurons)
     assert f"{n_core} of the {n_all} neurons" in page
+    for recipe, rows in held.league.frame.groupby("recipe"):
+        assert page.count(f"<td>{recipe}</td>") == len(rows)
+    for benchmark, rows in held.faithfulness.areas.groupby("benchmark"):
+        assert page.count(f"<td>{benchmark}</td>") == len(rows)
     row = held.league.frame.iloc[0]
     assert f"{row['spearman']:.2f}".lstrip("-") in page
 

@@ -123,13 +123,16 @@ def code(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Row], *, caption: str = "") -> str:
-    """A table whose first column names each row.
+    """A table whose first column names each row; rows of one name stand together.
 
     Example:
         >>> "<th scope=\\"row\\">Iran</th>" in table(("Culture", "Neurons"), [("Iran", 3)])
         True
     """
-    return grouped_table(header, {str(first): [rest] for first, *rest in rows}, caption=caption)
+    groups: dict[str, list[Row]] = {}
+    for first, *rest in rows:
+        groups.setdefault(str(first), []).append(rest)
+    return grouped_table(header, groups, caption=caption)
 
 
 def grouped_table(

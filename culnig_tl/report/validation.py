@@ -52,17 +52,15 @@ def _league(validation: Validation) -> str:
     """How every way of finding neurons did."""
     frame = validation.league.frame
     header = (
-        *("Scores", "Recipe", "Spearman", "Pearson", "Culture falls, %", "General, %"),
-        *("Selectivity, points", "Halves", "CPU s"),
+        *("Scores", "Recipe", "Spearman", "P falls, %", "Selectivity, points"),
+        *("Halves", "CPU s"),
     )
     rows: list[Row] = [
         (
             row["scorer"],
             row["recipe"],
             _interval(row, "spearman", 1.0, ".2f"),
-            number(row["pearson"], ".2f"),
-            number(100 * row["fall"], ".0f"),
-            number(100 * row["general_fall"], ".0f"),
+            " / ".join(number(100 * row[name], ".0f") for name in ("fall", "general_fall")),
             _interval(row, "selectivity", 100.0, ".0f"),
             number(row["jaccard"], ".2f"),
             number(row["seconds"], ".1f"),
@@ -70,10 +68,10 @@ def _league(validation: Validation) -> str:
         for row in frame.to_dict("records")
     ]
     caption = (
-        f"Spearman and Pearson: agreement of scores with the exact ablation of "
-        f"{len(validation.league.ablation)} single neurons. Falls: of mean P(answer) on held-out "
-        "questions with the best 1 % of the MLP neurons switched off; selectivity is their "
-        "difference. Halves: Jaccard index of the sets that two halves of the topics find, "
+        f"Spearman: agreement of scores with the exact ablation of "
+        f"{len(validation.league.ablation)} single neurons. P falls: mean P(answer) on held-out "
+        "cultural and general questions with the best 1 % of the MLP neurons switched off; "
+        "selectivity is their difference. Halves: Jaccard index of the sets that two halves of the topics find, "
         f"{number(frame['by_chance'].max(), '.2f')} by chance. Brackets: 95 % intervals."
     )
     return section(
