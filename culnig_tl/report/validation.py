@@ -71,7 +71,8 @@ def _league(validation: Validation) -> str:
         f"Spearman: agreement of scores with the exact ablation of "
         f"{len(validation.league.ablation)} single neurons. P falls: mean P(answer) on held-out "
         "cultural and general questions with the best 1 % of the MLP neurons switched off; "
-        "selectivity is their difference. Halves: Jaccard index of the sets that two halves of the topics find, "
+        "selectivity is their difference. Halves: Jaccard index of the sets that two halves of the "
+        "topics find, "
         f"{number(frame['by_chance'].max(), '.2f')} by chance. Brackets: 95 % intervals."
     )
     return section(
