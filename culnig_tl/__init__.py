@@ -40,7 +40,7 @@ from culnig_tl.evaluation import (
 from culnig_tl.explore import explore
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.html import circuitsvis
-from culnig_tl.inspection import inspect_neuron, inspect_neurons, inspect_prompt
+from culnig_tl.inspection import generate, inspect_neuron, inspect_neurons, inspect_prompt
 from culnig_tl.models import load_model
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.pipeline import Run, culnig, estimate
@@ -101,6 +101,7 @@ __all__ = [
     "faithfulness",
     "figures",
     "first_order",
+    "generate",
     "grade",
     "grade_scores",
     "gradient_x_activation",

@@ -21,7 +21,7 @@ from transformers import (
 
 from culnig_tl import models
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation.generation import generate
+from culnig_tl.evaluation import greedy_replies
 from culnig_tl.models import agreement, bridge, conversion, next_logits
 
 HOOKED = pytest.param("hooked", marks=needs_hooked)
@@ -200,7 +200,7 @@ def test_what_a_model_writes_is_what_transformers_writes(saved, family):
     folder = saved(family)
     model = load_model(folder)
     expected = model.tokenizer.decode(likeliest(folder, model.tokenizer), skip_special_tokens=True)
-    assert generate(model, [TEXT], max_new_tokens=8) == [expected]
+    assert greedy_replies(model, [TEXT], max_new_tokens=8) == [expected]
 
 
 @pytest.mark.parametrize("backend", [HOOKED, "bridge"])
@@ -209,7 +209,7 @@ def test_a_reply_ends_at_any_token_that_a_generation_config_names(saved, backend
     tokenizer = load_model(folder).tokenizer
     tokens = likeliest(folder, tokenizer)
     GenerationConfig(eos_token_id=[2, tokens[3]]).save_pretrained(folder)
-    (reply,) = generate(load_model(folder, backend=backend), [TEXT], max_new_tokens=8)
+    (reply,) = greedy_replies(load_model(folder, backend=backend), [TEXT], max_new_tokens=8)
     assert reply == tokenizer.decode(tokens[: tokens.index(tokens[3])])
 
 

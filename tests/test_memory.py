@@ -8,8 +8,8 @@ import torch
 
 import culnig_tl as ct
 from culnig_tl.errors import InvalidInputError
+from culnig_tl.evaluation import greedy_replies
 from culnig_tl.evaluation.breakers import breakers
-from culnig_tl.evaluation.generation import generate
 from culnig_tl.hooked_model import hooked
 from culnig_tl.questions import batches
 from culnig_tl.questions.memory import TokenBudget
@@ -118,7 +118,7 @@ def cards(model, rows):
 
 
 def replies(model, rows):
-    return pd.Series(generate(model, rows["prompt"], ids=rows["id"], max_new_tokens=3))
+    return pd.Series(greedy_replies(model, rows["prompt"], ids=rows["id"], max_new_tokens=3))
 
 
 def falls(model, rows):

@@ -18,7 +18,7 @@ from transformers.utils import chat_template_utils
 
 import culnig_tl as ct
 from culnig_tl.errors import CulnigError, InvalidInputError, UnknownNameError
-from culnig_tl.evaluation.generation import generate
+from culnig_tl.evaluation import greedy_replies
 from culnig_tl.models import load_model
 from culnig_tl.questions import (
     DATE,
@@ -508,7 +508,7 @@ def test_a_padding_token_beyond_the_vocabulary_does_not_matter(
     model = loaded(2, backend, "float32")
     expected = ct.attribute(model, rows, progress=False).total("mlp.hook_post")
     answers, texts = ct.evaluate(model, rows), ["tea", "Which drink? tea rice Answer:"]
-    said = generate(model, texts, max_new_tokens=4)
+    said = greedy_replies(model, texts, max_new_tokens=4)
     assert padding_token(model) == model.tokenizer.pad_token_id == 0
     tokenizer = make_tokenizer()
     tokenizer.pad_token = padding
@@ -518,7 +518,7 @@ def test_a_padding_token_beyond_the_vocabulary_does_not_matter(
     assert padding_token(model) == 0
     assert torch.equal(ct.attribute(model, rows, progress=False).total("mlp.hook_post"), expected)
     pd.testing.assert_frame_equal(ct.evaluate(model, rows), answers)
-    assert generate(model, texts, max_new_tokens=4) == said
+    assert greedy_replies(model, texts, max_new_tokens=4) == said
 
 
 def test_a_token_beyond_the_vocabulary_is_refused_by_name(speaking):

@@ -21,9 +21,8 @@ import culnig_tl as ct
 from culnig_tl.activations import ActivationStatistics
 from culnig_tl.cli import app
 from culnig_tl.errors import InvalidInputError, check_number
-from culnig_tl.evaluation import breakers, summarise
+from culnig_tl.evaluation import breakers, greedy_replies, summarise
 from culnig_tl.evaluation.bootstrap import resampled_means
-from culnig_tl.evaluation.generation import generate
 from culnig_tl.pipeline import Settings
 
 pytestmark = [
@@ -160,9 +159,13 @@ CALLS: dict[str, tuple[Any, dict[str, tuple]]] = {
         lambda m, r, **o: ct.evaluate_open(m, open_rows(r), **o),
         {"factor": FACTOR, "max_new_tokens": POSITIVE, "token_budget": POSITIVE},
     ),
-    "generate": (
-        lambda m, r, **o: generate(m, ["tea"], **o),
+    "greedy_replies": (
+        lambda m, r, **o: greedy_replies(m, ["tea"], **o),
         {"max_new_tokens": POSITIVE, "token_budget": POSITIVE},
+    ),
+    "generate": (
+        lambda m, r, **o: ct.generate(m, "tea", SET, **o),
+        {"factor": FACTOR, "max_new_tokens": POSITIVE, "token_budget": POSITIVE},
     ),
     "breakers": (
         lambda m, r, **o: breakers(m, r, SET, **o),

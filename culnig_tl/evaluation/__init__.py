@@ -36,6 +36,7 @@ from culnig_tl.evaluation.chance import asks_for_letters, chance_warning, correc
 from culnig_tl.evaluation.conditions import Condition, Keep, answers_under
 from culnig_tl.evaluation.doses import FACTORS, dose_response
 from culnig_tl.evaluation.effects import compare, culture_effects
+from culnig_tl.evaluation.generation import greedy_replies
 from culnig_tl.evaluation.open_answers import evaluate_open
 from culnig_tl.evaluation.selectivity import (
     ENOUGH_SETS,
@@ -87,6 +88,7 @@ __all__ = [
     "evaluate_open",
     "few_questions",
     "general_by_topic",
+    "greedy_replies",
     "has_selectivity",
     "interval",
     "no_general",

@@ -20,7 +20,7 @@ from culnig_tl.questions import Batch, TokenBudget, encode, padded, padding_toke
 _ENDS_OF_TURN = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
 
 
-def generate(
+def greedy_replies(
     model: HookedModel,
     texts: Sequence[str],
     *,
@@ -45,7 +45,7 @@ def generate(
 
     Example:
         >>> import culnig_tl as ct
-        >>> len(generate(ct.load_model(), ["What is the usual staple food?"], max_new_tokens=1))
+        >>> len(greedy_replies(ct.load_model(), ["The usual staple food is"], max_new_tokens=1))
         1
     """
     check_number("max_new_tokens", max_new_tokens, low=1, whole=True)

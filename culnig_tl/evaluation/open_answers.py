@@ -25,7 +25,7 @@ import pandas as pd
 from datasets import Dataset
 
 from culnig_tl.errors import InvalidInputError, check_number
-from culnig_tl.evaluation.generation import generate
+from culnig_tl.evaluation.generation import greedy_replies
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.neurons import NeuronSet
@@ -93,7 +93,7 @@ def evaluate_open(
     _check(records)
     write = writer(model.tokenizer, chat=chat, template=template)
     with scaled_neurons(model, neurons or NeuronSet.of({}), factor=factor):
-        written = generate(
+        written = greedy_replies(
             model,
             [write({"reply_prefix": "", "system": "", **row}) for row in records],
             ids=[row["id"] for row in records],

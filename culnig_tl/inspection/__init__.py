@@ -6,19 +6,23 @@
 | ``directions`` | what a neuron writes into the residual stream, and what that does to logits |
 | ``build_card``, ``card_tables`` | from questions to cards: ``inspect_neuron(s)`` |
 | ``neuron_card`` | the card, which shows itself in Jupyter, as a page and in a file |
+| ``continuations`` | ``generate``: what the model writes before and after scaling, side by side |
 | ``prompt`` | ``inspect_prompt``: the neurons that carry the answer to one prompt |
 """
 
 from culnig_tl.inspection.build_card import inspect_neuron, inspect_neurons
+from culnig_tl.inspection.continuations import Continuations, generate
 from culnig_tl.inspection.directions import logit_effects, output_direction
 from culnig_tl.inspection.neuron_card import Example, NeuronCard
 from culnig_tl.inspection.prompt import Prompt, PromptView, inspect_prompt
 
 __all__ = [
+    "Continuations",
     "Example",
     "NeuronCard",
     "Prompt",
     "PromptView",
+    "generate",
     "inspect_neuron",
     "inspect_neurons",
     "inspect_prompt",
