@@ -15,7 +15,7 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench real league notebooks figure clean
+.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench real league notebooks docs figure clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -96,6 +96,10 @@ notebooks: dev ## execute the notebooks and render them to build/notebooks, to b
 	@echo "notebooks: executing and rendering to build/notebooks"
 	@$(RUN) notebooks/render.py build/notebooks
 
+docs: dev ## the site, lessons executed, into build/docs, to be read offline
+	@echo "docs: executing the lessons and building the pages into build/docs"
+	@$(RUN) docs/build.py build/docs
+
 figure: dev browser ## draw the figures of README.md from runs/demo, build/real and build/league
 	@$(RUN) .github/figure.py
 
@@ -132,5 +136,5 @@ $(VENV_4)/.installed: $(LOCK)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "install: tools for tests and notebooks"
-	@$(PIP) -e '.[dev,notebooks]'
+	@$(PIP) -e '.[dev,docs,notebooks]'
 	@touch $@

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from operator import index as whole_number
@@ -18,6 +19,8 @@ from culnig_tl.files import Format, read_record, write_record
 from culnig_tl.sites import SITES
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from culnig_tl.hooked_model import HookedModel
 
 _FORMAT = Format(
@@ -370,6 +373,32 @@ class NeuronSet:
         from culnig_tl.culnig_json import read_neurons
 
         return read_neurons(path, model)
+
+    def to_hooks(
+        self, hf_model: "PreTrainedModel", factor: float = 0.0
+    ) -> AbstractContextManager["PreTrainedModel"]:
+        """Scale these neurons on a plain transformers model, inside a ``with`` block.
+
+        Args:
+            hf_model: a decoder-only model of transformers, as transformers made it.
+            factor: 0 suppresses, 1 keeps, 2 enhances; any finite number is allowed.
+
+        Raises:
+            InvalidInputError: a site whose place in this model is not known, a neuron outside the
+                model, a set chosen on a model of other shape, or a factor that is no finite number
+                of the model's type; all as the block is entered.
+
+        Example:
+            >>> import torch
+            >>> from transformers import AutoModelForCausalLM
+            >>> from culnig_tl.atlas import EMBEDDED
+            >>> hf_model = AutoModelForCausalLM.from_pretrained(EMBEDDED["atlas"])
+            >>> with NeuronSet.of("L1.mlp.hook_post.17").to_hooks(hf_model):
+            ...     logits = hf_model(torch.tensor([[5, 6, 7]])).logits
+        """
+        from culnig_tl.export import scaled_modules
+
+        return scaled_modules(hf_model, self, factor=factor)
 
     def __repr__(self) -> str:
         kind, culture = self.source.get("kind", ""), self.source.get("culture")

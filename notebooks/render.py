@@ -73,8 +73,8 @@ def executed(path: Path, manager: KernelManager) -> Any:
     return notebook
 
 
-def page(notebook: Any, name: str) -> str:
-    """The page of an executed notebook."""
+def for_page(notebook: Any) -> Any:
+    """An executed notebook without progress bars, its figures as HTML that plotly.js draws."""
     shown = nbformat.from_dict(notebook)
     for cell in shown.cells:
         if cell.cell_type == "code":
@@ -82,9 +82,14 @@ def page(notebook: Any, name: str) -> str:
             for output in cell.outputs:
                 if FIGURE in output.get("data", {}):
                     output.data = {"text/html": _drawn(output.data[FIGURE])}
+    return shown
+
+
+def page(notebook: Any, name: str) -> str:
+    """The page of an executed notebook."""
     exporter = HTMLExporter(raw_template=_TEMPLATE)
     resources = {"plotly": get_plotlyjs(), "metadata": {"name": name}}
-    html, _ = exporter.from_notebook_node(shown, resources=resources)
+    html, _ = exporter.from_notebook_node(for_page(notebook), resources=resources)
     return html
 
 

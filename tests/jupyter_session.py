@@ -107,6 +107,7 @@ def _server_info(server: "subprocess.Popen[bytes]", runtime: Path, log: Path) ->
     until = time.monotonic() + _START_SECONDS
     while time.monotonic() < until and server.poll() is None:
         for path in runtime.glob("jpserver-*.json"):
-            return json.loads(path.read_text())
+            if (written := path.read_text()).rstrip().endswith("}"):  # all of it
+                return json.loads(written)
         time.sleep(0.1)
     raise AssertionError(f"JupyterLab did not start:\n{log.read_text()}")

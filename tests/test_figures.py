@@ -392,7 +392,8 @@ def test_profile_lines_are_shares_of_each_set():
         ODD: NeuronSet.of({"a": [(0, 1), (0, 2), (2, 0)], "b": [(2, 1)]}),
         "y": many_neurons(99),
     }
-    lines = figures.layer_profile(sets).data
+    band, *lines = figures.layer_profile(sets).data
+    assert band.fill == "toself"  # of the set that knows its shapes
     assert html.unescape(lines[0].name) == f"{ODD} (4)"
     assert lines[0].y.tolist() == [50, 0, 50]
     assert lines[1].y.sum() == pytest.approx(100)

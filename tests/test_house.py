@@ -24,8 +24,12 @@ TRAINING = "culnig_tl.atlas.training"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FOLDERS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
 
-BEHIND_A_METHOD = {("pipeline", "report"), ("neurons", "culnig_json"), ("scores", "culnig_json")}
-"""Who may import whom against the order, inside a function: a run's report, the authors' JSON."""
+BEHIND_A_METHOD = {
+    *(("pipeline", "report"), ("neurons", "export")),
+    *(("neurons", "culnig_json"), ("scores", "culnig_json")),
+}
+"""Who may import whom against the order, inside a function: a run's report, a set's hooks on other
+models, the authors' JSON."""
 
 DIALECT = {
     *("cells", "closer", "finder", "gathering", "headline", "hooked", "measure"),

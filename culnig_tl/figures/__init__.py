@@ -16,6 +16,7 @@ look, and ``bin_scores`` the bins of the heatmap.
 from culnig_tl.figures import style
 from culnig_tl.figures.bars import comparison_bars
 from culnig_tl.figures.binning import SiteBins, bin_scores
+from culnig_tl.figures.comparison import model_comparison
 from culnig_tl.figures.curves import dose_response, threshold_sweep
 from culnig_tl.figures.distribution import score_distribution
 from culnig_tl.figures.faithfulness import faithfulness, first_order
@@ -23,8 +24,10 @@ from culnig_tl.figures.heatmap import layer_heatmap
 from culnig_tl.figures.matrix import culture_matrix
 from culnig_tl.figures.overlap import overlap_matrix
 from culnig_tl.figures.profile import layer_profile
+from culnig_tl.figures.saving import save_figure
 from culnig_tl.figures.scatter import league, selectivity
 from culnig_tl.figures.tokens import token_attribution
+from culnig_tl.figures.trade_off import trade_off
 
 __all__ = [
     "SiteBins",
@@ -37,10 +40,13 @@ __all__ = [
     "layer_heatmap",
     "layer_profile",
     "league",
+    "model_comparison",
     "overlap_matrix",
+    "save_figure",
     "score_distribution",
     "selectivity",
     "style",
     "threshold_sweep",
     "token_attribution",
+    "trade_off",
 ]

@@ -13,6 +13,7 @@ from culnig_tl.neurons import NeuronSet
 
 _DRAWS = 2000
 _BAND_COLOUR = "rgba(128,128,128,0.3)"
+_OVERLAID = 0.15
 
 
 def layer_profile(sets: NeuronSet | Mapping[str, NeuronSet], *, seed: int = 0) -> go.Figure:
@@ -23,9 +24,9 @@ def layer_profile(sets: NeuronSet | Mapping[str, NeuronSet], *, seed: int = 0) -
         seed: seed of the random sets behind the band.
 
     Returns:
-        One line per set, in % of its neurons. The band is where 95 % of random sets of the first
-        set's size lie, layer by layer, when drawn from the sites it was chosen from; a set made by
-        hand knows no shapes and has no band.
+        One line per set, in % of its neurons. Its band, grey for a single set and in the line's
+        colour for several, is where 95 % of random sets of its size lie, layer by layer, when drawn
+        from the sites it was chosen from; a set made by hand knows no shapes and has no band.
 
     Raises:
         InvalidInputError: no sets, or one without neurons.
@@ -45,9 +46,10 @@ def layer_profile(sets: NeuronSet | Mapping[str, NeuronSet], *, seed: int = 0) -
         )
     n_layers = max(len(neurons.per_layer()) for neurons in named.values())
     figure = go.Figure()
-    first, *_ = named.values()
-    if first.shapes:
-        figure.add_trace(_band(first, seed))
+    for i, neurons in enumerate(named.values()):
+        if neurons.shapes:
+            colour = _BAND_COLOUR if len(named) == 1 else line_colour(i, opacity=_OVERLAID)
+            figure.add_trace(_band(neurons, seed, colour))
     for i, (name, neurons) in enumerate(named.items()):
         figure.add_trace(_share_line(name, neurons, line_colour(i)))
     figure.update_layout(layout("Selected neurons by depth"), height=340, legend=LEGEND)
@@ -72,7 +74,7 @@ def _share_line(name: str, neurons: NeuronSet, colour: str) -> go.Scatter:
     )
 
 
-def _band(neurons: NeuronSet, seed: int) -> go.Scatter:
+def _band(neurons: NeuronSet, seed: int, colour: str) -> go.Scatter:
     low, high = _random_shares(neurons, seed)
     layers = np.arange(len(low))
     return go.Scatter(
@@ -82,7 +84,7 @@ def _band(neurons: NeuronSet, seed: int) -> go.Scatter:
         mode="lines",
         line={"width": 0},
         fill="toself",
-        fillcolor=_BAND_COLOUR,
+        fillcolor=colour,
         hoverinfo="skip",
     )
 

@@ -16,5 +16,17 @@ the model is in evaluation mode; attribution differentiates activations, never w
 from culnig_tl.models.caching import next_logits
 from culnig_tl.models.fingerprint import model_fingerprint
 from culnig_tl.models.loading import Backend, Dtype, load_model
+from culnig_tl.models.places import Place, find_places
+from culnig_tl.models.plain import outline, read_plain
 
-__all__ = ["Backend", "Dtype", "load_model", "model_fingerprint", "next_logits"]
+__all__ = [
+    "Backend",
+    "Dtype",
+    "Place",
+    "find_places",
+    "load_model",
+    "model_fingerprint",
+    "next_logits",
+    "outline",
+    "read_plain",
+]
