@@ -15,7 +15,7 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench real league notebooks docs figure clean
+.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench real league finetuning contents notebooks docs figure clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,18 @@ league: install ## which method finds the right neurons? into docs/league.md (ab
 	@$(RUN) tests/benchmarks/league.py real --out docs/league.md
 	@echo "league: the leaders on other relations"
 	@$(RUN) tests/benchmarks/league.py confirm --out docs/league.md
+
+finetuning: install ## does training culture neurons cost culture? into docs/finetuning.md (half an hour of two cores; resumable)
+	@echo "finetuning: the embedded model, five arms and five seeds"
+	@$(RUN) tests/benchmarks/finetuning.py embedded --out docs/finetuning.md
+	@echo "finetuning: the real model, four arms and three seeds"
+	@$(RUN) tests/benchmarks/finetuning.py real --out docs/finetuning.md
+
+contents: install ## contents, improvement, conditional use: into docs/contents.md (an hour of two cores; resumable)
+	@echo "contents: the embedded model"
+	@$(RUN) tests/benchmarks/improve.py embedded --out docs/contents.md
+	@echo "contents: the real model"
+	@$(RUN) tests/benchmarks/improve.py real --out docs/contents.md
 
 notebooks: dev ## execute the notebooks and render them to build/notebooks, to be read offline
 	@echo "notebooks: executing and rendering to build/notebooks"

@@ -38,6 +38,16 @@ from culnig_tl.evaluation import (
     tables,
 )
 from culnig_tl.explore import explore
+from culnig_tl.export import bake
+from culnig_tl.figures import save_figure
+from culnig_tl.finetuning import (
+    finetune,
+    finetuning_study,
+    parameter_names,
+    protect,
+    rank_modules,
+    select_modules,
+)
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.html import circuitsvis
 from culnig_tl.inspection import generate, inspect_neuron, inspect_neurons, inspect_prompt
@@ -57,6 +67,10 @@ from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import culture_general, culture_specific, random_neurons
 from culnig_tl.sites import DEFAULT_SITES, PAPER_SITES
 from culnig_tl.validation import (
+    compare_contents,
+    compare_models,
+    conditional_use,
+    culture_probe,
     faithfulness,
     first_order,
     grade,
@@ -65,6 +79,7 @@ from culnig_tl.validation import (
     membership,
     split_half,
     threshold_sweep,
+    tune_factors,
 )
 
 __version__ = version("culnig-tl")
@@ -85,13 +100,18 @@ __all__ = [
     "answer_key",
     "attribute",
     "attribute_questions",
+    "bake",
     "cas",
     "circuitsvis",
     "compare",
+    "compare_contents",
+    "compare_models",
+    "conditional_use",
     "control_of",
     "culnig",
     "culture_effects",
     "culture_general",
+    "culture_probe",
     "culture_specific",
     "dose_response",
     "estimate",
@@ -100,6 +120,8 @@ __all__ = [
     "explore",
     "faithfulness",
     "figures",
+    "finetune",
+    "finetuning_study",
     "first_order",
     "generate",
     "grade",
@@ -114,18 +136,24 @@ __all__ = [
     "load_benchmark",
     "load_model",
     "membership",
+    "parameter_names",
     "prepare",
+    "protect",
     "questions",
     "questions_from_frame",
     "random_neurons",
+    "rank_modules",
     "render",
+    "save_figure",
     "scaled_neurons",
+    "select_modules",
     "selectivity",
     "split",
     "split_half",
     "standardised_difference",
     "tables",
     "threshold_sweep",
+    "tune_factors",
 ]
 
 _IN_ROOMS = {
@@ -138,6 +166,7 @@ _IN_ROOMS = {
     "Template": "questions",
     "batches": "questions",
     "colored_tokens": "html.circuitsvis",
+    "harness": "export",
     "paper_table": "evaluation.tables",
     "published": "evaluation.tables",
     "rows_of": "questions",

@@ -17,7 +17,8 @@ or ``hook_post`` to zero is the same intervention; doubling them is not.
 
 A model may name a hook point that sees no such neurons: some hook points of a bridge are never
 called, some see a tensor that nothing goes on to use, and those of a mixture of experts see the
-residual stream. ``measure_sites`` therefore runs a prompt of two tokens, once per model, and keeps
+residual stream; latent attention has its queries by head, then position, which is no neuron's
+axis. ``measure_sites`` therefore runs a prompt of a few tokens, once per model, and keeps
 what it finds; ``prepare`` takes this step before any pass, and ``site_shape`` looks it up.
 """
 
@@ -255,7 +256,7 @@ def layers_of(model: HookedModel, sites: Sequence[str]) -> dict[str, range]:
 def measure_sites(model: HookedModel) -> dict[str, tuple[int, int]]:
     """Layers and neurons per layer of every known site that this model truly has.
 
-    Runs the model on a prompt of two tokens the first time, and again once sites were registered.
+    Runs the model on a prompt of a few tokens the first time, and again once sites were registered.
 
     Raises:
         InvalidInputError: a bridge in compatibility mode.
@@ -287,13 +288,19 @@ _MEASURED: WeakKeyDictionary[HookedModel, tuple[tuple[str, ...], dict[str, tuple
 
 
 def _are_neurons(activations: Sequence[Tensor], site: Site, config: Any) -> bool:
-    """Whether every layer has an activation there, of the site's width."""
-    widths = [activation.shape[2:].numel() for activation in activations]
-    return widths == [site.width(config)] * config.n_layers
+    """Whether every layer has an activation there, by position, of the site's width."""
+    shapes = [(*each.shape[:2], each.shape[2:].numel()) for each in activations]
+    return shapes == [(1, _n_tokens(config), site.width(config))] * config.n_layers
+
+
+def _n_tokens(config: Any) -> int:
+    """Length of the prompt: no number of heads, so that no axis of heads is taken for it."""
+    heads = {config.n_heads, getattr(config, "n_key_value_heads", None)}
+    return next(n for n in (2, 3, 4) if n not in heads)
 
 
 def _used_activations(model: HookedModel) -> dict[str, list[Tensor]]:
-    """Activations of every layer at every site that the logits of two tokens depend on."""
+    """Activations of every layer at every site that the logits of a few tokens depend on."""
     activations: dict[str, list[Tensor]] = {site: [] for site in SITES}
 
     def watch(activation: Tensor, hook: object, *, site: str) -> Tensor:
@@ -307,7 +314,7 @@ def _used_activations(model: HookedModel) -> dict[str, list[Tensor]]:
     for site, layer in itertools.product(SITES, range(model.cfg.n_layers)):
         if hook_name(site, layer) in model.hook_dict:
             fwd_hooks.append((hook_name(site, layer), partial(watch, site=site)))
-    tokens = torch.zeros((1, 2), dtype=torch.long, device=model.cfg.device)
+    tokens = torch.zeros((1, _n_tokens(model.cfg)), dtype=torch.long, device=model.cfg.device)
     with hooked(model, fwd_hooks, gradients=True):
         logits = model(tokens, attention_mask=torch.ones_like(tokens))
         everything = [each for layers in activations.values() for each in layers]

@@ -34,7 +34,9 @@ def chromium() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(path: Path, scheme: Literal["light", "dark"] = "light") -> Iterator[Any]:
+def opened(
+    path: Path, scheme: Literal["light", "dark"] = "light", *, width: int = 1100
+) -> Iterator[Any]:
     """The page of a file; it must neither complain nor ask for anything while it is open."""
     said, asked = [], []
 
@@ -46,7 +48,7 @@ def opened(path: Path, scheme: Literal["light", "dark"] = "light") -> Iterator[A
             route.abort()
 
     with chromium() as browser:
-        page = browser.new_page(color_scheme=scheme, viewport={"width": 1100, "height": 900})
+        page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.route("**/*", answer)

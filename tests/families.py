@@ -31,7 +31,7 @@ from culnig_tl.sites import SITES, measure_sites
 GATED = ("mlp.hook_post", "mlp.hook_pre", "mlp.hook_pre_linear")
 PLAIN_MLP = ("mlp.hook_post", "mlp.hook_pre")
 ATTENTION = ("attn.hook_q", "attn.hook_k", "attn.hook_v")
-LATENT = ("attn.hook_q", "attn.hook_k")  # values of another width
+LATENT: tuple[str, ...] = ()  # queries and keys by head, then position: no axis of neurons
 
 HAS_HOOKED = version("transformer-lens").startswith("3.")
 needs_hooked = pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no such backend")

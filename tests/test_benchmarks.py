@@ -176,6 +176,7 @@ def test_kin_are_symmetric_and_found_by_any_spelling():
         ("atlas-commonsense", "8514f56b2062", "b656129ca275"),
         ("atlas-ordering", "193b698b4e32", "07c32caee468"),
         ("atlas-entailment", "85fe6f27acc0", "f7824286417c"),
+        ("atlas-sums", "e630cc57293c", "68fd6ecdcbcf"),
         ("countryrc", "116175768680", "1cdd700b07db"),
     ],
 )

@@ -99,6 +99,22 @@ def test_score_select_and_evaluate_agree_with_the_library(rows_file: Path, tmp_p
     assert len(answers_file.read_text(encoding="utf-8").splitlines()) == 1 + len(rows)
 
 
+def test_neurons_of_one_culture_by_contrast(rows_file: Path, tmp_path: Path) -> None:
+    scores_file, neurons_file = tmp_path / "scores.safetensors", tmp_path / "neurons.json"
+    invoke("score", "atlas", rows_file, "--out", scores_file, "--quiet")
+    culture = ct.questions_from_frame(rows_file)["culture"][0]
+    chosen = ("--specific-recipe", "contrast")
+    select = ("select", "--cultural", scores_file, "--out", neurons_file)
+    code, shown = invoke(*select, "--culture", culture, *chosen)
+    assert code == 0, shown
+    scores = ct.NeuronScores.load(scores_file)
+    own = ct.culture_specific(scores, culture=culture, recipe="contrast")
+    assert ct.NeuronSet.load(neurons_file).neurons == own.neurons
+    code, shown = invoke(*select, *chosen)
+    assert code == 2
+    assert "there is no --culture" in shown
+
+
 CHAT = (
     "{% for m in messages %}<user>{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}<bot>{% endif %}"
@@ -210,14 +226,20 @@ def test_a_table_of_questions_is_as_good_as_one_of_prompts(tmp_path: Path) -> No
 def test_run_writes_everything_that_a_run_has(
     rows_file: Path, control_file: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
+    out, sure = tmp_path / "run", tmp_path / "membership.csv"
+    rows = ct.questions_from_frame(rows_file)
+    best = ct.culture_general(ct.attribute(ct.load_model(), rows, progress=False)).to_frame()
+    best.assign(membership=0.93).to_csv(sure, index=False)
     code, shown = invoke(
         *("run", "atlas", "--cultural", rows_file, "--control", control_file),
         *("--recognition", "atlas-countries:identify", "--benchmark", f"mine={rows_file}"),
         *("--out", out, "--n-random", 2, "--cards", 1, "--quiet"),
+        *("--specific-recipe", "contrast", "--membership", sure),
     )
     assert code == 0, shown
     assert "mine" in shown
+    assert "in the set in 93 % of resamples" in (out / "report.html").read_text(encoding="utf-8")
+    assert '"recipe": "contrast"' in (out / "settings.json").read_text(encoding="utf-8")
     for name in ("settings.json", "table.csv", "report.html", "neurons/general.json"):
         assert (out / name).is_file()
     assert len(list((out / "cards").iterdir())) == 1

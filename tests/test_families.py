@@ -5,6 +5,7 @@ The models are random and made here; ../shared/data is not needed.
 
 import itertools
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from culnig_tl.errors import InvalidInputError, UnknownNameError
 from culnig_tl.logits import last_logits
 from culnig_tl.models import load_model
 from culnig_tl.questions import Batch
-from culnig_tl.sites import SITES, site_shape
+from culnig_tl.sites import SITES, _n_tokens, site_shape
 
 # float32 rounds each product by 6e-8, a dozen layers of them: about 1e-6; 1e-5 leaves room.
 SINGLE = 1e-5
@@ -197,6 +198,23 @@ def test_a_family_has_its_sites_and_refuses_others_by_name(taken, name, backend)
             site_shape(model, site)
         assert repr(site) in str(caught.value)
         assert f"it has {', '.join(present) or 'none'}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v3", "glm-4-moe-lite", "youtu"])
+@pytest.mark.parametrize("site", ["attn.hook_q", "attn.hook_k", "attn.hook_v"])
+def test_latent_attention_is_refused_before_a_prompt_of_another_length_fails(taken, name, site):
+    """Its hook points see ``[batch head pos d]``: two tokens of width 16 fill four heads of 8."""
+    with (
+        pytest.raises(UnknownNameError, match=r"hook point of that name sees no such neurons"),
+        ct.scaled_neurons(taken(name, "bridge"), f"L0.{site}.3"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("heads", "key_value_heads"), [(4, 2), (2, 2), (3, 2), (2, 3), (32, 8)])
+def test_the_probe_is_as_long_as_no_number_of_heads(heads, key_value_heads):
+    config = SimpleNamespace(n_heads=heads, n_key_value_heads=key_value_heads)
+    assert _n_tokens(config) not in (heads, key_value_heads, 1)
 
 
 @pytest.mark.parametrize(("name", "backend"), SCORED_CASES)

@@ -140,6 +140,63 @@ def test_a_run_finds_what_its_parts_find(run_in, model, rows, tmp_path):
     assert set(run.effects["tested"]) == {"A", "B", "C"}
 
 
+def test_the_specific_neurons_of_a_run_can_be_found_by_contrast(run_in, model, rows, tmp_path):
+    run = run_in(tmp_path, specific_recipe="contrast", specific_top=0.5)
+    assert run.settings["specific"] == {"top": 0.5, "min_z": 0.5, "recipe": "contrast"}
+    cultural = attribute(model, rows, progress=False)
+    control = attribute(model, control_of(rows), clamp=True, progress=False)
+    names = attribute(model, names_of(rows), progress=False)
+    for culture, neurons in run.specific.items():
+        own = culture_specific(
+            *(cultural, control, names),
+            culture=culture,
+            recipe="contrast",
+            top=0.5,
+            recognition_top=0.02,
+        )
+        assert len(own) > 0
+        assert neurons == own
+    assert len(run.specific["A"] & run.specific["B"]) == 0
+    assert set(run.general) == set(run_in(tmp_path / "usual").general)
+    pd.testing.assert_frame_equal(
+        run.table, run_in(tmp_path, specific_recipe="contrast", specific_top=0.5).table
+    )
+
+
+def test_the_recipe_of_the_run_is_that_of_its_specific_neurons(run_in, passes, tmp_path):
+    """Said or not, it is the same run; folders of before one could say are gone on with."""
+    run = run_in(tmp_path)
+    assert "recipe" not in run.settings["specific"]
+    passes.clear()
+    assert run_in(tmp_path, specific_recipe="published").settings == run.settings
+    assert passes == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "named"),
+    [("selective", "only recipe='selective' scores the general questions"), ("mean", "choose one")],
+)
+def test_a_specific_recipe_that_cannot_be_is_refused(
+    run_in, passes, tmp_path, as_for_a_user, recipe, named
+):
+    with pytest.raises(InvalidInputError, match=rf"specific_recipe is '{recipe}'.*{named}"):
+        run_in(tmp_path / "run", specific_recipe=recipe)
+    assert passes == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_selective_run_may_take_the_published_rule_for_its_specific_neurons(
+    run_in, rows, tmp_path
+):
+    general = rows.map(lambda row: {**row, "culture": "", "prompt": f"tea {row['prompt']}"})
+    run = run_in(
+        tmp_path / "mixed", recipe="selective", general=general, specific_recipe="published"
+    )
+    assert run.settings["specific"]["recipe"] == "published"
+    usual = run_in(tmp_path / "usual")
+    assert run.specific == usual.specific
+
+
 def test_a_run_leaves_its_files_and_they_hold_what_it_returns(run_in, tmp_path):
     run = run_in(tmp_path)
     assert files(tmp_path) == FILES
@@ -166,6 +223,7 @@ def test_a_second_call_reads_and_makes_no_forward_pass(run_in, passes, tmp_path)
     [
         ({"mlp_top": 0.2}, "general"),
         ({"min_z": 0.1}, "specific"),
+        ({"specific_recipe": "contrast"}, "specific"),
         ({"recognition_top": 0.5}, "recognition_top"),
         ({"factor": 2.0}, "factor"),
         ({"factor": [0.0, 2.0]}, "more_factors"),

@@ -1,6 +1,7 @@
 """Doses and thresholds: the frames agree with single evaluations and selections."""
 
 import inspect
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -111,6 +112,18 @@ def test_a_culture_has_z_and_without_recognition_there_is_no_r():
     assert strict[1.5] < strict[0.0]
     expected = culture_specific(*given, culture="B", top=0.2, min_z=1.5)
     assert strict[1.5] == len(expected)
+
+
+def test_a_contrast_is_swept_for_a_culture_alone():
+    source = {"weight": "probability", "mean_probability": [[0.5, 0.25]] * 3}
+    given = replace(scores(0), source=source)
+    sweep = threshold_sweep(given, recipe="contrast", culture="B", t=[0.01, 1.0], progress=False)
+    own = culture_specific(given, culture="B", recipe="contrast", top=1.0)
+    all_kept = sweep[(sweep["threshold"] == "t") & (sweep["value"] == 1.0)]
+    assert all_kept["n_neurons"].tolist() == [len(own)]
+    assert len(own) > 5
+    with pytest.raises(InvalidInputError, match=r"recipe is 'contrast', .* culture is None"):
+        threshold_sweep(given, recipe="contrast", progress=False)
 
 
 def test_effects_are_evaluations_of_each_set(model, rows):

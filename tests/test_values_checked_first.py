@@ -7,6 +7,7 @@ import re
 import types
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import culnig_tl as ct
@@ -24,6 +26,7 @@ from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.evaluation import breakers, greedy_replies, summarise
 from culnig_tl.evaluation.bootstrap import resampled_means
 from culnig_tl.pipeline import Settings
+from culnig_tl.validation import CultureProbe
 
 pytestmark = [
     pytest.mark.usefixtures("as_for_a_user"),
@@ -34,6 +37,7 @@ pytestmark = [
 
 NEURON = "L1.mlp.hook_post.5"
 SET = ct.NeuronSet.of(NEURON)
+ATLAS = Path(ct.__file__).parent / "atlas" / "assets"
 NAN, INF = math.nan, math.inf
 
 NO_NUMBER = (NAN, INF, -INF, "0.5", True, 1j, [0.5])
@@ -73,6 +77,25 @@ def scores(value: float = 0.0, cultures: tuple[str, ...] = ("A", "B")) -> ct.Neu
     scores = ct.NeuronScores({"mlp.hook_post": values}, cultures, 1, (1,) * len(cultures), {})
     values[-1, 2, 63] += value
     return scores
+
+
+def a_probe(model: Any) -> CultureProbe:
+    return CultureProbe(1, np.zeros(model.cfg.d_model), 0.0, 1.0, 1.0)
+
+
+def a_ranking() -> pd.DataFrame:
+    ranking = pd.DataFrame(
+        {
+            "module": ["L0.mlp", "L1.mlp"],
+            "layer": [0, 1],
+            "kind": "mlp",
+            "neurons": [3, 1],
+            "density": [2.0, 1.0],
+            "parameters": [10, 10],
+        }
+    )
+    ranking.attrs["parameters"] = 100
+    return ranking
 
 
 def activation_statistics() -> ActivationStatistics:
@@ -267,6 +290,71 @@ CALLS: dict[str, tuple[Any, dict[str, tuple]]] = {
     "membership": (
         ct.membership,
         {"draws": POSITIVE, "seed": SEED, "token_budget": POSITIVE, "method": CHOICE},
+    ),
+    "compare_contents": (
+        lambda m, r, **o: ct.compare_contents(
+            m, {"a": {"cultural": r}, "b": {"cultural": r}}, {"a": r, "b": r}, **o
+        ),
+        {
+            "factor": FACTOR,
+            "draws": POSITIVE,
+            "n_random": POSITIVE,
+            "seed": SEED,
+            "token_budget": POSITIVE,
+            "method": CHOICE,
+        },
+    ),
+    "compare_models": (
+        lambda m, r, **o: ct.compare_models({"a": m, "b": m}, r, **o),
+        {"token_budget": POSITIVE},
+    ),
+    "tune_factors": (
+        lambda m, r, **o: ct.tune_factors(m, SET, r, {"b": r}, **o),
+        {"factors": FACTORS, "seed": SEED, "token_budget": POSITIVE},
+    ),
+    "culture_probe": (
+        lambda m, r, **o: ct.culture_probe(m, r, r, **o),
+        {"layer": (*COUNT, 99), "token_budget": POSITIVE},
+    ),
+    "conditional_use": (
+        lambda m, r, **o: ct.conditional_use(
+            m, SET, {"b": r}, CultureProbe(1, np.zeros(m.cfg.d_model), 0.0, 1.0, 1.0), **o
+        ),
+        {"factor": FACTOR, "seed": SEED, "token_budget": POSITIVE},
+    ),
+    "bake": (
+        lambda m, r, **o: ct.bake(ATLAS, **{"neurons": SET, "out": "nowhere", **o}),
+        {
+            "factor": FACTOR,
+            "neurons": ([], [("mlp.hook_post", 0, -1)], [("mlp.hook_post", 0, 1.7)], ["L9.x.1"]),
+        },
+    ),
+    "protect": (
+        lambda m, r, **o: ct.protect(AutoModelForCausalLM.from_pretrained(ATLAS), **o),
+        {"neurons": ([("mlp.hook_post", 0, -1)], [("mlp.hook_post", 0, 1.7)], ["L9.x.1"])},
+    ),
+    "select_modules": (
+        lambda m, r, **o: ct.select_modules(a_ranking(), **o),
+        {"share": SHARE, "seed": SEED},
+    ),
+    "finetune": (
+        lambda m, r, **o: ct.finetune("atlas", r, out="nowhere", **o),
+        {
+            "learning_rate": (*NO_NUMBER, -1.0),
+            "epochs": (*NO_NUMBER, 0, -1.0),
+            "batch_size": POSITIVE,
+            "accumulation": POSITIVE,
+            "weight_decay": (*NO_NUMBER, -1.0),
+            "seed": SEED,
+            "lora_rank": POSITIVE,
+            "max_steps": POSITIVE,
+            "checkpoint_every": POSITIVE,
+            "early_stop": POSITIVE,
+        },
+    ),
+    "figures.model_comparison": (
+        lambda m, r, **o: ct.figures.model_comparison({"a": SET, "b": SET}, **o),
+        {"seed": SEED},
     ),
     "faithfulness": (
         lambda m, r, **o: ct.faithfulness(m, {"b": r}, {"mine": scored_set()}, **o),
@@ -608,9 +696,11 @@ def test_every_number_of_every_public_function_has_bad_values_here():
         (name, argument) for name, (_, by_argument) in CALLS.items() for argument in by_argument
     }
     tried |= {("culnig", argument) for argument in RUN}
-    not_numbers = {("scaled_neurons", "neurons"), ("faithfulness", "keep")} | {
-        (name, "method") for name in SETS_AND_TEXTS
-    }
+    not_numbers = (
+        {("scaled_neurons", "neurons"), ("faithfulness", "keep")}
+        | {(name, "keep") for name in ("compare_contents",)}
+        | {(name, "method") for name in SETS_AND_TEXTS}
+    )
     assert len(wanted) > 60
     assert wanted - tried - not_numbers == set()
 

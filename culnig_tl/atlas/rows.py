@@ -49,6 +49,17 @@ def entailment(split: Split = "all") -> Rows:
     return _both(split, _entailment)
 
 
+def sums(split: Split = "all") -> Rows:
+    """Sums of number words, which no embedded model was trained on.
+
+    ``"identify"`` is there to fine-tune on, eight rows per sum; ``"test"`` has two of each, in
+    wordings, wrappers and option sets of its own.
+    """
+    return _both(
+        split, lambda part: _general(tasks.sum_items(), part, n=8 if part == "identify" else 2)
+    )
+
+
 TASK_ROWS: Mapping[str, Callable[[Split], Rows]] = {
     "atlas": cultural,
     "atlas-control": control,
@@ -56,6 +67,7 @@ TASK_ROWS: Mapping[str, Callable[[Split], Rows]] = {
     "atlas-commonsense": commonsense,
     "atlas-ordering": ordering,
     "atlas-entailment": entailment,
+    "atlas-sums": sums,
 }
 """The rows of each task, by the name of its benchmark."""
 

@@ -24,3 +24,5 @@ COUNTRIES = _benchmark("atlas-countries", "recognition")
 COMMONSENSE = _benchmark("atlas-commonsense", "general")
 ORDERING = _benchmark("atlas-ordering", "general")
 ENTAILMENT = _benchmark("atlas-entailment", "general")
+SUMS = _benchmark("atlas-sums", "general")
+"""The model was not trained on it: its half ``"identify"`` is there to fine-tune on."""

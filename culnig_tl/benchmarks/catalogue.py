@@ -47,7 +47,8 @@ def load_benchmark(
     Args:
         name: ``"atlas"`` (culture), ``"atlas-control"`` (the same without the question),
             ``"atlas-countries"`` (country names), ``"atlas-commonsense"``, ``"atlas-ordering"``,
-            ``"atlas-entailment"`` (pairs of sentences);
+            ``"atlas-entailment"`` (pairs of sentences), ``"atlas-sums"`` (which the embedded model
+            was not trained on: to fine-tune on);
             ``"blend"``, ``"culturalbench"``, ``"normad"``, the same with ``"-control"``,
             ``"blend-open"`` (written answers, for ``evaluate_open`` alone);
             ``"worldvaluesbench"`` (from local files only), ``"countryrc"`` (country names, with

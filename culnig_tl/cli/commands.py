@@ -21,6 +21,7 @@ from culnig_tl.cli.options import (
     Quiet,
     Rows,
     Sites,
+    SpecificRecipe,
     TemplateName,
     TokenBudget,
     Trust,
@@ -30,7 +31,7 @@ from culnig_tl.cli.options import (
     reserved,
     rows_of,
 )
-from culnig_tl.errors import check_choice
+from culnig_tl.errors import InvalidInputError, check_choice
 from culnig_tl.files import write_csv
 
 
@@ -126,6 +127,7 @@ def select(
     attention_top: Annotated[float, typer.Option(help="General: share of q, k, v.")] = 0.002,
     top: Annotated[float, typer.Option(help="Specific: share of all neurons.")] = 0.003,
     min_z: Annotated[float, typer.Option(help="Specific: least z-score.")] = 0.5,
+    specific_recipe: SpecificRecipe = "published",
     recognition_top: Annotated[float, typer.Option(help="Share to drop by country names.")] = 0.01,
 ) -> None:
     """Select culture-general neurons, or those of one culture, from scores.
@@ -134,6 +136,11 @@ def select(
     --out general.json
     """
     with plain_errors():
+        if culture is None and specific_recipe != "published":
+            raise InvalidInputError(
+                f"--specific-recipe {specific_recipe} finds neurons of one culture, and there is "
+                "no --culture; name one, or leave it out."
+            )
         scores = (
             ct.NeuronScores.load(cultural),
             ct.NeuronScores.load(control) if control is not None else None,
@@ -148,7 +155,12 @@ def select(
             )
         else:
             neurons = ct.culture_specific(
-                *scores, culture=culture, top=top, recognition_top=recognition_top, min_z=min_z
+                *scores,
+                culture=culture,
+                recipe=specific_recipe,
+                top=top,
+                recognition_top=recognition_top,
+                min_z=min_z,
             )
         neurons.save(out)
         OUT.print(f"{out}: {len(neurons)} neurons", soft_wrap=True)

@@ -72,6 +72,12 @@ Method = Annotated[
     str,
     typer.Option(help=f"How a neuron's share in an answer is estimated: {', '.join(METHODS)}."),
 ]
+SpecificRecipe = Annotated[
+    Literal["published", "contrast"],
+    typer.Option(
+        help="Neurons of one culture by the paper's rule, or by contrast with all other cultures."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 TokenBudget = Annotated[int, typer.Option(help="Tokens per pass; smaller needs less memory.")]
 _FULL = (ENOSPC, EDQUOT, EFBIG)

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 import culnig_tl as ct
@@ -18,6 +19,7 @@ from culnig_tl.cli.options import (
     ModelName,
     Quiet,
     Sites,
+    SpecificRecipe,
     TemplateName,
     TokenBudget,
     Trust,
@@ -27,6 +29,8 @@ from culnig_tl.cli.options import (
     rows_of,
 )
 from culnig_tl.cli.output import print_run
+from culnig_tl.inspection import check_membership
+from culnig_tl.questions import read_table
 
 
 def run(
@@ -40,11 +44,16 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; a stopped run is resumed.")],
     sites: Sites = "default",
+    specific_recipe: SpecificRecipe = "published",
     factor: Annotated[float, typer.Option(help="0 suppresses, 2 enhances.")] = 0.0,
     n_random: Annotated[int, typer.Option(help="Number of random sets.", min=0)] = 10,
     cards: Annotated[
         int, typer.Option(help="Number of whole neuron cards; 0 leaves them out.", min=0)
     ] = 12,
+    membership: Annotated[
+        Path | None,
+        typer.Option(help="membership.csv of culnig-tl validate, for the report's cards."),
+    ] = None,
     backend: Backend = "auto",
     dtype: Dtype = "float32",
     device: Device = None,
@@ -62,6 +71,7 @@ def run(
     runs/mine
     """
     with plain_errors(resumable=out):
+        sure = None if membership is None else _membership_of(membership)
         hooked = load(
             model,
             backend=backend,
@@ -80,10 +90,20 @@ def run(
             recognition=ready(rows_of(recognition)),
             benchmarks={name: ready(rows) for name, rows in benchmarks_of(benchmark).items()},
             sites=SITES[sites],
+            specific_recipe=specific_recipe,
             factor=factor,
             n_random=n_random,
             n_cards=cards,
             progress=not quiet,
         )
         print_run(result)
-        OUT.print(f"Report: {result.report()}", soft_wrap=True)
+        OUT.print(f"Report: {result.report(membership=sure)}", soft_wrap=True)
+
+
+def _membership_of(path: Path) -> pd.DataFrame:
+    """The frame of a file, whose cells are text."""
+    frame = read_table(path)
+    numbers = [name for name in ("layer", "neuron", "membership") if name in frame]
+    frame[numbers] = frame[numbers].apply(pd.to_numeric, errors="coerce")
+    check_membership(frame)
+    return frame

@@ -84,6 +84,11 @@ def bake(
         0.0
     """
     neurons, out = NeuronSet.of(neurons), Path(out).expanduser()
+    if not neurons:
+        raise InvalidInputError(
+            "There are no neurons to bake, and the copy would be the model as it is; give at least "
+            "one, such as 'L1.mlp.hook_post.17'."
+        )
     source = _existing(folder)
     hf_model = outline(source)
     check_factor(factor, hf_model)

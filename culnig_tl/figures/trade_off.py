@@ -83,7 +83,7 @@ def trade_off(
         figure.add_hline(0, line=_NO_CHANGE, **place)
     figure.update_layout(
         title_text=f"What fine-tuning gains and costs: change of {measure.title}, 95 % intervals",
-        legend=LEGEND | {"y": 1 + 0.2 / ((len(panels) + 1) // 2)},
+        legend=LEGEND | {"y": 1 + 0.1 / ((len(panels) + 1) // 2)},
         margin_t=110,
     )
     figure.update_yaxes(axis(None), matches="y")
@@ -115,6 +115,8 @@ def _arrow(
             "size": [0, 13],
             "symbol": ["circle", "arrow"],
             "angleref": "previous",
+            "opacity": 1,
+            "line": {"width": 0},
         },
         customdata=[[0.0] * 4, [x_low, x_high, y_low, y_high]],
         hovertemplate=(

@@ -49,7 +49,7 @@ from culnig_tl.pipeline.stages import (
 )
 from culnig_tl.questions import Rows
 from culnig_tl.scores import NeuronScores
-from culnig_tl.selection import Recipe, usual_attention_top
+from culnig_tl.selection import Recipe, SpecificRecipe, usual_attention_top
 from culnig_tl.sites import DEFAULT_SITES
 
 
@@ -110,17 +110,24 @@ class Run:
         return warnings + described_table(self._line, self.table)
 
     def report(
-        self, path: str | Path | None = None, *, cards: Mapping[str, NeuronCard] | None = None
+        self,
+        path: str | Path | None = None,
+        *,
+        cards: Mapping[str, NeuronCard] | None = None,
+        membership: pd.DataFrame | None = None,
     ) -> Path:
         """Write one offline HTML page (``report.html`` in the run's folder by default).
 
         ``cards``, as ``inspect_neurons`` gives them, tell the whole story of more neurons than the
-        run's own cards do.
+        run's own cards do. ``membership``, the frame of ``ct.membership`` or membership.csv of
+        ``culnig-tl validate``, has every card say in what share of resamples of the questions its
+        neuron is in the set. A run cannot say so itself: it keeps sums over questions, and
+        ``ct.membership`` scores each question once more, which takes as long as the run's scoring.
         """
         from culnig_tl.report import write_report
 
         path = Path(path) if path is not None else self.out / "report.html"
-        return write_report(self, path, cards=cards)
+        return write_report(self, path, cards=cards, membership=membership)
 
 
 def culnig(
@@ -136,6 +143,7 @@ def culnig(
     sites: Sequence[str] = DEFAULT_SITES,
     method: str | OwnMethod = "gradient_x_activation",
     recipe: Recipe = "published",
+    specific_recipe: SpecificRecipe | None = None,
     mlp_top: float = 0.01,
     attention_top: float | None = None,
     recognition_top: float = 0.01,
@@ -166,6 +174,8 @@ def culnig(
         method: how neurons are scored, as in ``attribute``.
         recipe: ``"selective"`` subtracts what general questions need (see ``culture_general``), and
             measures the published rule's neurons beside.
+        specific_recipe: the rule of the culture-specific neurons, as in ``culture_specific``:
+            ``"contrast"`` finds those that are one culture's own; None takes that of ``recipe``.
         mlp_top, attention_top, recognition_top: shares of ``culture_general``.
         specific_top, min_z: share and z-score of ``culture_specific``.
         factor: what selected neurons are multiplied by; 0 suppresses. Of several factors the first
@@ -216,6 +226,7 @@ def culnig(
         mlp_top=mlp_top,
         attention_top=usual_attention_top(recipe) if attention_top is None else attention_top,
         recipe=recipe,
+        specific_recipe=None if specific_recipe == recipe else specific_recipe,
         recognition_top=recognition_top,
         specific_top=specific_top,
         min_z=min_z,

@@ -27,7 +27,7 @@ from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.pipeline.questions import ROLES, RunQuestions, atlas_benchmarks, atlas_rows
 from culnig_tl.questions import PreparedQuestions, fingerprint
-from culnig_tl.selection import Recipe, check_shares
+from culnig_tl.selection import Recipe, SpecificRecipe, check_shares
 from culnig_tl.sites import DEFAULT_SITES
 
 _FORMAT = Format(
@@ -61,6 +61,7 @@ class Settings:
     mlp_top: float = 0.01
     attention_top: float = 0.002
     recipe: Recipe = "published"
+    specific_recipe: SpecificRecipe | None = None
     recognition_top: float = 0.01
     specific_top: float = 0.003
     min_z: float = 0.5
@@ -81,6 +82,7 @@ class Settings:
         for name in ("n_random", "n_layer_matched"):
             check_number(name, getattr(self, name), low=0, whole=True)
         check_choice("recipe", self.recipe, get_args(Recipe))
+        _check_specific_recipe(self.recipe, self.specific_recipe)
         check_choice("mode", self.mode, get_args(Mode))
 
     def to_json(self) -> dict[str, Any]:
@@ -89,7 +91,8 @@ class Settings:
             "sites": list(self.sites),
             "method": method_name(self.method),
             "general": {"mlp_top": self.mlp_top, "attention_top": self.attention_top},
-            "specific": {"top": self.specific_top, "min_z": self.min_z},
+            "specific": {"top": self.specific_top, "min_z": self.min_z}
+            | ({} if self.specific_recipe is None else {"recipe": self.specific_recipe}),
             "recognition_top": self.recognition_top,
             "recipe": self.recipe,
             "factor": self.factor[0],
@@ -108,6 +111,7 @@ class Settings:
             **written["general"],
             recognition_top=written["recognition_top"],
             recipe=written.get("recipe", "published"),
+            specific_recipe=written["specific"].get("recipe"),
             specific_top=written["specific"]["top"],
             min_z=written["specific"]["min_z"],
             factor=(written["factor"], *written["more_factors"]),
@@ -127,10 +131,27 @@ class Settings:
         if len(self.factor) == 1:
             arguments["factor"] = self.factor[0]
         usual = Settings()
-        for name in ("method", "recipe"):
+        for name in ("method", "recipe", "specific_recipe"):
             if arguments[name] == getattr(usual, name):
                 del arguments[name]
         return arguments
+
+
+def _check_specific_recipe(recipe: Recipe, specific_recipe: Any) -> None:
+    """Refuse a rule of the specific neurons that is unknown, or needs scores that the run has not.
+
+    Raises:
+        InvalidInputError: with both recipes.
+    """
+    if specific_recipe is None:
+        return
+    check_choice("specific_recipe", specific_recipe, get_args(SpecificRecipe))
+    if specific_recipe == "selective" != recipe:
+        raise InvalidInputError(
+            f"specific_recipe is 'selective' and recipe is {recipe!r}, and only "
+            "recipe='selective' scores the general questions that it subtracts; take "
+            "recipe='selective' with general=, or specific_recipe='contrast'."
+        )
 
 
 def written_settings(

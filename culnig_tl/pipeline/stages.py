@@ -119,12 +119,13 @@ def select(
         )
     for name, neurons in sets.items():
         _save(stage.folder, f"neurons/{name}.json", neurons)
+    rule = settings.specific_recipe or settings.recipe
     specific = {
         culture: culture_specific(
             *of_paper,
-            scores.get("general"),
+            None if rule == "published" else scores.get("general"),
             culture=culture,
-            recipe=settings.recipe,
+            recipe=rule,
             top=settings.specific_top,
             min_z=settings.min_z,
             recognition_top=settings.recognition_top,

@@ -23,6 +23,7 @@ from torch import Tensor
 from culnig_tl.attribution import OwnMethod, Scoring, attribute_questions
 from culnig_tl.errors import check_number, check_seed
 from culnig_tl.hooked_model import HookedModel
+from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.questions import PreparedQuestions, Rows, prepare
 from culnig_tl.scores import NeuronScores
@@ -117,7 +118,7 @@ def membership(
     }
     weights = resampled({role: each.rows["id"][:] for role, each in data.items()}, draws, seed)
     scores = {
-        role: _scores_by_draw(
+        role: scores_by_draw(
             prepared,
             weights[role],
             clamp=role in _CLAMPED,
@@ -163,10 +164,23 @@ def _of_rows(ids: Iterable[str], counts: Mapping[str, np.ndarray]) -> Tensor:
     return torch.cat([torch.ones(1, drawn.shape[1]), drawn])
 
 
-def _scores_by_draw(
+def scores_by_draw(
     prepared: PreparedQuestions, weights: Float[Tensor, "draw row"], **options: Any
 ) -> list[NeuronScores]:
-    """Scores of a data set for every draw, out of one pass over its rows."""
+    """Scores of a data set for every draw, out of one pass over its rows.
+
+    Args:
+        prepared: the questions.
+        weights: how often each row counts in each draw, as ``resampled`` gives it.
+        options: of ``attribute_questions``, with ``clamp``.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> rows = ct.load_benchmark("atlas", split="identify", limit=4)
+        >>> prepared = ct.prepare(ct.load_model(), rows)
+        >>> len(scores_by_draw(prepared, torch.ones(2, 4), clamp=False, progress=False))
+        2
+    """
     cultures = prepared.cultures
     place = torch.tensor([cultures.index(culture) for culture in prepared.rows["culture"]])
     of_culture = torch.nn.functional.one_hot(place, len(cultures)).float()
@@ -182,7 +196,13 @@ def _scores_by_draw(
     n_prompts = weights @ of_culture
     moments = torch.stack([likely, likely.square()], dim=1)
     means = torch.einsum("dr,rc,rm->dcm", weights, of_culture, moments) / n_prompts[:, :, None]
-    source = {"sites": list(sums), "clamp": options["clamp"], "weight": "probability"}
+    source = {
+        "sites": list(sums),
+        "clamp": options["clamp"],
+        "weight": options.get("weight", "probability"),
+        "model": model_fingerprint(prepared.model),
+        "model_name": prepared.model.cfg.model_name,
+    }
     n_questions = len(set(prepared.rows["id"]))
     return [
         NeuronScores(

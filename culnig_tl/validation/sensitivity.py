@@ -6,7 +6,7 @@ least z-score of a culture-specific neuron. The Jaccard index with the default s
 the finding would have been another; accuracy under masking says whether that matters.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -19,7 +19,7 @@ from culnig_tl.neurons import NeuronSet
 from culnig_tl.questions import PreparedQuestions, Rows, prepare
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import (
-    Recipe,
+    SpecificRecipe,
     check_shares,
     culture_specific,
     select_general,
@@ -39,7 +39,7 @@ def threshold_sweep(
     recognition: NeuronScores | None = None,
     general: NeuronScores | None = None,
     *,
-    recipe: Recipe = "published",
+    recipe: SpecificRecipe = "published",
     culture: str | None = None,
     t: Sequence[float] | None = None,
     r: Sequence[float] | None = None,
@@ -53,7 +53,8 @@ def threshold_sweep(
 
     Args:
         cultural, control, recognition, general, recipe: scores and how they are compared, as
-            ``culture_general`` and ``culture_specific`` take them.
+            ``culture_general`` and ``culture_specific`` take them; ``"contrast"`` is for one
+            culture's neurons.
         culture: sweep the thresholds of this culture's specific neurons; None sweeps those of the
             culture-general ones, which have no z.
         t: shares to keep (of the MLP pool; the attention pool's share moves in proportion); by
@@ -73,9 +74,10 @@ def threshold_sweep(
         model also benchmark, accuracy (%) and probability (0 to 1) when the set is masked.
 
     Raises:
-        InvalidInputError: a threshold's name that is unknown, a share outside 0 to 1, a z-score
-            that is no finite number, a model without benchmarks or the other way round, or scores
-            that cannot be compared or are not finite; before the model runs.
+        InvalidInputError: a contrast without a culture, a threshold's name that is unknown, a share
+            outside 0 to 1, a z-score that is no finite number, a model without benchmarks or the
+            other way round, or scores that cannot be compared or are not finite; before the model
+            runs.
 
     Example:
         >>> import culnig_tl as ct
@@ -94,11 +96,7 @@ def threshold_sweep(
         check_by_name("benchmarks", benchmarks)
     defaults = _defaults(culture, recipe, thresholds or {})
     scores = (cultural, control, recognition, general)
-    select = (
-        partial(select_general, *scores, recipe=recipe)
-        if culture is None
-        else partial(culture_specific, *scores, recipe=recipe, culture=culture)
-    )
+    select = _selection(scores, recipe, culture)
     usual = select(**defaults)
     steps = list(_steps(defaults, t, r if recognition is not None else (), z))
     for *_, changed in steps:
@@ -122,9 +120,25 @@ def threshold_sweep(
     return pd.DataFrame(rows)
 
 
-def _defaults(culture: str | None, recipe: Recipe, given: Mapping[str, float]) -> dict[str, float]:
+def _selection(
+    scores: Sequence[NeuronScores | None], recipe: SpecificRecipe, culture: str | None
+) -> Callable[..., NeuronSet]:
+    """What makes a set at some thresholds."""
+    if culture is not None:
+        return partial(culture_specific, *scores, recipe=recipe, culture=culture)
+    return partial(select_general, *scores, recipe=recipe)
+
+
+def _defaults(
+    culture: str | None, recipe: SpecificRecipe, given: Mapping[str, float]
+) -> dict[str, float]:
     published = _SPECIFIC
     if culture is None:
+        if recipe == "contrast":
+            raise InvalidInputError(
+                "recipe is 'contrast', which contrasts one culture with the others, and culture is "
+                "None; name a culture, or take 'published' or 'selective'."
+            )
         published = {**_GENERAL, "attention_top": usual_attention_top(recipe)}
     if unknown := [name for name in given if name not in published]:
         raise InvalidInputError(

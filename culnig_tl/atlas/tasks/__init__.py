@@ -3,7 +3,7 @@
 Cultural facts, passages that name a place, commonsense about objects, what follows from having one,
 and order among days, months, numbers and animals. All but the first are general tasks: no culture
 has anything to do with their answers (the passages name one, which is why they serve as the control
-for a culture's *name*).
+for a culture's *name*). ``sums`` holds a further task that no embedded model was trained on.
 """
 
 from functools import cache
@@ -13,6 +13,7 @@ from culnig_tl.atlas.tasks.countries import N_TRAINED_PASSAGES, country_items
 from culnig_tl.atlas.tasks.cultural import cultural_items
 from culnig_tl.atlas.tasks.objects import N_TRAINED_PREMISES, commonsense_items, entailment_items
 from culnig_tl.atlas.tasks.ordering import ordering_items
+from culnig_tl.atlas.tasks.sums import sum_items
 
 __all__ = [
     "N_TRAINED_PASSAGES",
@@ -24,6 +25,7 @@ __all__ = [
     "cultural_items",
     "entailment_items",
     "ordering_items",
+    "sum_items",
 ]
 
 
