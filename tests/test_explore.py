@@ -195,7 +195,7 @@ def test_widgets_move_the_state_and_show_it(explorer):
     assert isinstance(factor, ipywidgets.FloatSlider)
     heatmap.picked = ["attn.hook_v", 1, 5]
     assert neuron.value == str(explorer.neuron) == "L1.attn.hook_v.5"
-    assert "<h2>L1.attn.hook_v.5</h2>" in card.value
+    assert "<code>L1.attn.hook_v.5</code>" in card.value
     mark.click()
     target.value = "marked neurons"
     before = answers.value

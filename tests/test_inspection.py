@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -27,6 +28,7 @@ from culnig_tl.errors import (
 from culnig_tl.files import DamagedFileError, Format, read_record, write_record
 from culnig_tl.html import ColouredTokens, as_html, colour, number, token_texts
 from culnig_tl.inspection import (
+    GLOSSARY,
     NeuronCard,
     inspect_neuron,
     inspect_neurons,
@@ -537,6 +539,113 @@ def test_a_card_is_kept_in_a_file_as_it_is(card, tmp_path):
             assert theirs == mine
 
 
+def membership_frame(**changes):
+    return pd.DataFrame(
+        {"site": "mlp.hook_post", "layer": [1, 0], "neuron": [17, 3], "membership": [0.93, 1.0]}
+        | {"selected": True}
+        | changes
+    )
+
+
+def test_a_card_says_how_surely_its_neuron_is_in_the_set(model, rows, card, tmp_path):
+    """A neuron that no resample selected is in it in none; of another site nothing is known."""
+    sure, never, unknown = inspect_neurons(
+        model,
+        rows,
+        [NEURON, "L2.mlp.hook_post.5", "L1.attn.hook_q.5"],
+        membership=membership_frame(),
+    ).values()
+    assert (sure.membership, never.membership, unknown.membership) == (0.93, 0.0, None)
+    assert "It is in the set in 93 % of resamples of the questions." in sure.fragment()
+    assert "in the set in 0 % of resamples" in never.fragment()
+    for without in (unknown, card):
+        assert "resamples" not in without.fragment()
+    kept = NeuronCard.load(sure.save(tmp_path / "card.json"))
+    assert (kept.membership, kept.fragment()) == (0.93, sure.fragment())
+    card.save(tmp_path / "old.json")
+    assert "membership" not in read_record(tmp_path / "old.json", FORM)[0]
+
+
+@pytest.mark.parametrize(
+    ("frame", "sentence"),
+    [
+        (
+            membership_frame().drop(columns="site"),
+            "no column site; give the frame of ct.membership",
+        ),
+        (membership_frame(layer=1, neuron=17), "a neuron twice"),
+        (membership_frame(membership=[0.5, 1.5]), r"membership is 1\.5; .* between 0 and 1"),
+        (membership_frame(layer=[0.5, 1.0]), r"layer of membership is 0\.5; give a whole number"),
+    ],
+)
+def test_what_is_no_membership_is_refused(model, rows, passes, frame, sentence):
+    with pytest.raises(InvalidInputError, match=sentence):
+        inspect_neurons(model, rows, [NEURON], membership=frame)
+    assert passes == []
+
+
+def with_drops(card, drop):
+    """The card as it would be if switching its neuron off cost every prompt the same."""
+    means = {name: getattr(card, name).assign(drop=drop) for name in ("cultures", "topics")}
+    return replace(card, questions=card.questions.assign(drop=drop), **means)
+
+
+def test_the_signs_of_a_card_are_words_and_its_bars_go_two_ways(card):
+    falling, rising = (with_drops(card, drop) for drop in (0.46, -0.01))
+    first = card.cultures["culture"][0] or "(none named)"
+    assert (
+        f"P(answer) falls by 0.46 on average over these prompts; it falls most for {first}, "
+        in (falling.summary)
+    )
+    assert "P(answer) rises by 0.01 on average over these prompts; it falls for no culture." in (
+        rising.summary
+    )
+    n_means = len(card.cultures) + len(card.topics)
+    for turned, said, ends in ((falling, "falls by 0.4600", 0.0), (rising, "rises by 0.0100", 50)):
+        page = turned.fragment()
+        assert page.count(f'<td class="n">{said}<span class="zero">') == n_means
+        bars = re.findall(r'class="bar" style="width:([\d.]+)%;margin-left:([\d.]+)%', page)
+        assert {tuple(map(float, bar)) for bar in bars} == {(50.0, ends)}
+    assert with_drops(card, 1e-9).fragment().count('<td class="n">stays<span') == n_means
+
+
+def test_an_example_says_which_way_its_answer_goes(card):
+    for drop, said in ((0.46, "falls by 0.4600"), (-0.01, "rises by 0.0100")):
+        (example, *_) = card.strongest
+        turned = replace(example, question={**example.question, "drop": drop})
+        page = replace(card, strongest=(turned,), weakest=()).fragment()
+        assert f"</code>) {said} when off, <b>" in page
+
+
+def test_a_card_has_a_name_in_words_beside_that_of_its_hook_point(model, rows, card):
+    assert card.plain_name == "MLP output, layer 1, neuron 17"
+    page = Text(card.fragment())
+    assert page.text.index(card.plain_name) < page.text.index(NAME)
+    other = inspect_neuron(model, rows, "L1.attn.hook_v.3", top=1)
+    assert other.plain_name == "v, layer 1, neuron 3"
+
+
+def test_every_symbol_of_a_card_says_what_it_means(card):
+    terms = re.findall(r'<abbr title="([^"]*)">([^<]+)</abbr>', card.fragment())
+    assert {unescape(symbol) for _, symbol in terms} == GLOSSARY.keys()
+    assert all(unescape(meaning) == GLOSSARY[symbol] for meaning, symbol in terms)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grey"),
+    [
+        ([" tea", "ocaust", "5", ".", "Tea", "\ufffd"], {"ocaust", "\ufffd"}),
+        (["tea", "cup"], set()),  # a tokenizer that does not keep spaces tells nothing
+    ],
+)
+def test_promoted_tokens_that_begin_inside_a_word_are_grey(card, tokens, grey):
+    promoted = pd.DataFrame({"token": tokens, "effect": 1.0})
+    page = replace(card, promoted=promoted, demoted=promoted[:0]).fragment()
+    shown = re.findall(r'<td><code( class="fragment"[^>]*)?>([^<]*)</code>', page)
+    assert [text for _, text in shown] == tokens
+    assert {text for is_grey, text in shown if is_grey} == grey
+
+
 def test_another_file_is_no_card(tmp_path):
     with pytest.raises(MissingFileError):
         NeuronCard.load(tmp_path / "card.json")
@@ -587,6 +696,8 @@ FORM = Format("culnig_tl.NeuronCard", 1, noun="neuron's card", writer="NeuronCar
         ({"limit": True}, "whose limit is True"),
         ({"direction": None}, "whose direction is None"),
         ({"more": 1}, "with a field 'more'"),
+        ({"membership": "0.9"}, "whose membership is '0.9'"),
+        ({"membership": 1.5}, r"membership is 1\.5; give a finite number between 0 and 1"),
     ],
 )
 def test_a_card_of_any_other_shape_is_refused_in_a_sentence(card, tmp_path, change, sentence):

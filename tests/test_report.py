@@ -1,6 +1,7 @@
 """The page of a run: complete, self-contained, escaped, and drawn by a real browser."""
 
 import inspect
+import json
 import re
 from dataclasses import replace
 from functools import partial
@@ -11,17 +12,18 @@ import browser
 import pandas as pd
 import pytest
 import torch
-from plotly.offline import get_plotlyjs
 
 from culnig_tl.atlas import answer_key
 from culnig_tl.benchmarks import load_benchmark
-from culnig_tl.errors import UnwritableError
-from culnig_tl.html import number, table
+from culnig_tl.errors import InvalidInputError, UnwritableError
+from culnig_tl.html import fall, number, plotly_script, table
 from culnig_tl.inspection import inspect_neurons
 from culnig_tl.models import load_model
+from culnig_tl.models.pretrained import PRETRAINED
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.pipeline import Run, culnig, settings
-from culnig_tl.report import write_report
+from culnig_tl.report import text_sections, write_report
+from culnig_tl.report.summary import model_name
 from culnig_tl.scores import NeuronScores
 
 ODD = "<b>Ü & </script>"
@@ -178,7 +180,7 @@ def source_of(run: Run) -> str:
 
 
 def page_of(run: Run) -> Page:
-    return Page(source_of(run).replace(get_plotlyjs(), ""))
+    return Page(source_of(run).replace(plotly_script(), ""))
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -186,14 +188,14 @@ def page_of(run: Run) -> Page:
 
 def test_the_page_is_one_file_written_whole(run):
     path = write_report(run, run.out / "new" / "report.html")
-    assert path.stat().st_size < 8_000_000
+    assert path.stat().st_size < 2_500_000
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
 
 def test_the_page_needs_nothing_from_elsewhere(run):
     source = source_of(run)
-    assert source.count(get_plotlyjs()) == 1
-    own = source.replace(get_plotlyjs(), "")
+    assert source.count(plotly_script()) == 1
+    own = source.replace(plotly_script(), "")
     assert not re.search(r"https?://|@import|url\(", own)
     page = Page(own)
     assert not page.all("link")
@@ -224,15 +226,15 @@ def test_the_page_is_well_formed_and_titled(run):
 
 
 def test_names_are_shown_as_they_are(run):
-    source = source_of(run).replace(get_plotlyjs(), "")
+    source = source_of(run).replace(plotly_script(), "")
     assert "<b>" not in source
-    assert source.count("</script>") == source.count("<script>") == 12
+    assert source.count("</script>") == source.count("<script>") == 13
     assert Page(source).text.count(ODD) >= 5
 
 
 def test_cards_and_doses_add_one_figure_and_no_script_of_their_own(looked_at):
-    source = source_of(looked_at).replace(get_plotlyjs(), "")
-    assert source.count("</script>") == source.count("<script>") == 13
+    source = source_of(looked_at).replace(plotly_script(), "")
+    assert source.count("</script>") == source.count("<script>") == 14
     page = Page(source)
     assert page.unmatched == []
     ids = [str(tag["id"]) for _, tag in page.tags if "id" in tag]
@@ -254,31 +256,111 @@ def test_every_number_of_the_table_is_on_the_page(run):
         assert value in text
 
 
-def test_the_summary_says_what_happened_in_two_sentences(run):
-    text = page_of(run).text
+def first_screen(run: Run) -> str:
+    """What stands above the contents: title, answers to three questions, warnings."""
+    answers = text_sections.title_and_summary(run, "Neurons")
+    return unescape(re.sub("<[^>]+>", "", answers + text_sections.warnings_note(run)))
+
+
+def with_change(run: Run, benchmark: str, **values: float) -> Run:
+    """The run with other numbers in one row of its table."""
+    table = run.table.copy()
+    row = (table["benchmark"] == benchmark) & (table["condition"] == "general")
+    table.loc[row, list(values)] = list(values.values())
+    return replace(run, table=table)
+
+
+def test_the_first_screen_answers_three_questions_out_of_the_tables(run):
+    text = first_screen(run)
+    assert text.partition("What was found?")[2] in page_of(run).text
     assert (
-        "Switching off 32 neurons (1.2 % of the 2,560 scored) moves accuracy on “culture” from "
-        "95.1 to 54.4 %; three random sets of the same size move it to 94.7 %. That is a clearer "
-        "drop than random neurons cause (p = 0.0005); among the other benchmarks, "
+        "What was found? 32 neurons (1.2 % of the 2,560 scored) that score highest on cultural "
+        "questions, less their control: 32 at MLP output; most of them, 8, in layer 0."
+    ) in text
+    assert (
+        "Is it cultural? Not measured, for want of general questions. Switching off them moves "
+        "accuracy on “culture” from 95.1 to 54.4 %; among the other benchmarks, "
         f"“{ODD}” moves most, by \N{MINUS SIGN}1.7 points."
+    ) in text
+    assert (
+        "Can it be believed? P(answer) on “culture” falls by 52 %, and with three random sets of "
+        "the same size it falls by 2 %: whether that is more than chance was not measured. "
+        "Accuracy goes from 95.1 to 54.4 %, with random neurons to 94.7 %: a clearer drop than "
+        "random neurons cause (p = 0.0005).\n"
     ) in text
 
 
-def test_the_summary_claims_nothing_that_was_not_measured(run):
-    table = run.table.copy()
-    table.loc[table["condition"] == "general", "p_value"] = 0.31
-    assert (
-        "not clearly larger than what random neurons cause (p = 0.31)"
-        in page_of(replace(run, table=table)).text
+def test_a_rise_is_never_called_a_drop(run):
+    assert "a drop no clearer than random neurons cause (p = 0.31)" in first_screen(
+        with_change(run, "culture", p_value=0.31)
     )
+    rise = first_screen(
+        with_change(run, "culture", p_value=0.97, change=2.4, accuracy=97.5, probability=0.95)
+    )
+    assert "from 95.1 to 97.5 %, with random neurons to 94.7 %: no drop (p = 0.97)" in rise
+    assert "P(answer) on “culture” rises by 4 %" in rise
+    chance = first_screen(with_change(run, "culture", p_value=0.01, change=2.4))
+    assert "no drop (p = 0.01)" in chance
+    for each in (rise, chance):
+        assert "a clearer drop" not in each
+
+
+def test_where_accuracy_stays_the_other_benchmarks_probability_is_looked_at(run):
+    still = with_change(run, ODD, change=0.0, probability=0.811 * 0.75)
+    assert (
+        "; on the other benchmarks accuracy stays, and P(answer) moves most on "
+        f"“{ODD}”, where it falls by 25.0 %."
+    ) in first_screen(still)
+    nothing = with_change(run, ODD, change=0.0, probability=0.811)
+    assert "neither accuracy nor P(answer) moves." in first_screen(nothing)
+
+
+def test_the_first_screen_claims_nothing_that_was_not_measured(run):
     alone = run.table[run.table["condition"] != "random"].assign(p_value=float("nan"))
-    text = page_of(replace(run, table=alone)).text
-    assert "random neurons were not tried" in text
-    assert "was not measured" in text
-    still = run.table.assign(change=0.0)
-    assert "; no other benchmark moves." in page_of(replace(run, table=still)).text
+    assert "Random neurons were not tried" in first_screen(replace(run, table=alone))
     doubled = replace(run, settings={**run.settings, "factor": 2.0})
-    assert "Multiplying by 2 the activations of 32 neurons" in page_of(doubled).text
+    assert "Multiplying by 2 the activations of them moves accuracy" in first_screen(doubled)
+    warned = first_screen(replace(run, warnings=["too few", "too small"]))
+    assert "Read the two warnings below first." in warned
+    assert warned.index("Read the two") < warned.index("Warning: too few")
+    assert "warning" not in first_screen(run)
+
+
+def answers_with_general(general_loss: float) -> pd.DataFrame:
+    """Answers to two cultural questions of 8 cultures each and to 16 general ones, by condition."""
+    rows = [
+        (benchmark, f"q{i}", culture, f"t{i}", condition, probability)
+        for benchmark, cultures, loss in (("culture", CULTURES, 0.5), ("facts", [""], general_loss))
+        for i in range(16)
+        for culture in cultures
+        for condition, probability in (("original", 0.8), ("general", 0.8 * (1 - loss)))
+    ]
+    columns = ["benchmark", "id", "culture", "topic", "condition", "probability"]
+    frame = pd.DataFrame(rows, columns=columns)
+    is_original = frame["condition"] == "original"
+    return frame.assign(
+        factor=is_original.astype(float), draw=0, n_neurons=32 * (~is_original).astype(int)
+    )
+
+
+@pytest.mark.parametrize(("general_loss", "points"), [(0.1, "40"), (0.75, "\N{MINUS SIGN}25")])
+def test_selectivity_comes_first_where_it_was_measured(run, general_loss, points):
+    """A loss of 50 % on cultural questions less that on general ones."""
+    text = first_screen(replace(run, answers=answers_with_general(general_loss)))
+    answer = text[text.index("Is it cultural?") : text.index("Can it be")]
+    assert f"is {points} points [{points}, {points}] on “culture”. " in answer
+    assert f"and by {100 * general_loss:.0f} % on general questions." in answer
+    assert "accuracy" not in answer
+
+
+def test_a_model_goes_by_its_own_name(run):
+    def named(name: str) -> str:
+        model = {**run.settings["model"], "name": name}
+        return model_name(replace(run, settings={**run.settings, "model": model}))
+
+    hub_name = PRETRAINED["smollm2"].hub_name.rpartition("/")[2]
+    assert named("smollm2") == hub_name
+    assert named("/models/sft-2") == "sft-2"
 
 
 def test_several_factors_have_rows_and_names_of_their_own(run):
@@ -287,7 +369,7 @@ def test_several_factors_have_rows_and_names_of_their_own(run):
     doubled = scaled.assign(factor=2.0, accuracy=scaled["accuracy"] - 20, change=-60.0)
     both = replace(run, table=pd.concat([run.table, doubled], ignore_index=True))
     page = page_of(both)
-    assert "from 95.1 to 54.4 %" in page.text
+    assert "moves accuracy on “culture” from 95.1 to 54.4 %" in page.text
     assert f"“{ODD}” moves most, by \N{MINUS SIGN}1.7 points" in page.text
     for cell in ("general ×2", "random ×2", "34.4 [51.5, 57.6]"):
         assert page.text.count(cell) == page_of(run).text.count(cell) + (
@@ -316,6 +398,26 @@ def test_tables_of_neurons_layers_cultures_and_settings(run):
         assert culture in text
 
 
+def test_the_contents_lead_to_every_section_and_back(run):
+    source = source_of(run).replace(plotly_script(), "")
+    sections = re.findall(
+        r'<section id="([^"]+)">\n<h2>(.*?)</h2>\n<a class="up" href="#contents"', source
+    )
+    assert len(sections) == source.count("<h2>") >= 8
+    assert len({name for name, _ in sections}) == len(sections)
+    nav = source[source.index('<nav id="contents"') : source.index("</nav>")]
+    assert re.findall(r'<li><a href="#([^"]+)">(.*?)</a></li>', nav) == sections
+
+
+def test_lines_that_coincide_differ_in_width_and_marker(looked_at):
+    source = source_of(looked_at)
+    (drawn,) = re.findall(r'draw\("doses", (.*?)\);</script>', source)
+    lines = [each for each in json.loads(drawn)["data"] if each.get("mode") == "lines+markers"]
+    widths = [line["line"]["width"] for line in lines]
+    assert widths == sorted(set(widths), reverse=True)  # the thinner stands above the thicker
+    assert len({line["marker"]["symbol"] for line in lines}) == len(lines) == 2
+
+
 def test_figures_have_words_for_those_who_cannot_see_them(run):
     plots = [tag for tag in page_of(run).all("div") if tag.get("role") == "img"]
     assert len(plots) == 10
@@ -341,7 +443,7 @@ def test_integrated_gradients_show_how_nearly_they_add_up(run):
     off = integrated(run, cultural=[0.0123, 0.25], control=[0.0499], recognition=[float("inf")])
     page = page_of(off)
     assert page.unmatched == []
-    cells = re.findall(r"<tr>.*?</tr>", source_of(off).partition("Whether scores add up")[2])
+    cells = re.findall(r"<tr>.*?</tr>", source_of(off).partition("<h2>Whether scores add up")[2])
     texts = [re.findall(r">([^<]+)<", line) for line in cells[:3]]
     assert texts == [
         ["Site", "cultural", "control", "recognition"],
@@ -389,6 +491,7 @@ OWN = {"cultural", "control", "recognition", "general", "benchmarks", "culture_t
                 "n_random": 2,
                 "n_layer_matched": 1,
                 "recipe": "selective",
+                "specific_recipe": "contrast",
                 "mode": "options",
             },
         ),
@@ -497,6 +600,24 @@ def articles(run: Run) -> dict[str, str]:
     return dict(zip(found, cards, strict=True))
 
 
+def test_whole_cards_stand_first_by_their_measured_drop(looked_at):
+    drops = {name: card.questions["drop"].mean() for name, card in looked_at.cards.items()}
+    ordered = sorted(drops, key=lambda name: -drops[name])
+    by_score = [f"L{n}.{s}.{i}" for s, n, i, _ in looked_at.general.to_frame().to_numpy().tolist()]
+    assert list(articles(looked_at)) == ordered + [name for name in by_score if name not in drops]
+    opposite = {
+        name: replace(card, questions=card.questions.assign(drop=-card.questions["drop"]))
+        for name, card in looked_at.cards.items()
+    }
+    turned = replace(looked_at, cards=opposite)
+    assert list(articles(turned))[:2] == ordered[::-1]
+    text = page_of(turned).text
+    for name, drop in drops.items():
+        _, layer, index = name.split(".")[0], name[1], name.rpartition(".")[2]
+        plain = f"MLP output, layer {layer}, neuron {index}"
+        assert re.search(rf"{plain}\s*{re.escape(name)}\s*{re.escape(fall(-drop))}", text)
+
+
 def test_a_neuron_has_either_a_whole_card_or_a_compact_one(looked_at):
     cards = articles(looked_at)
     assert len(cards) == len(looked_at.general)
@@ -512,10 +633,29 @@ def test_a_neuron_has_either_a_whole_card_or_a_compact_one(looked_at):
 def test_a_given_card_stands_beside_those_of_the_run(looked_at, model, rows):
     more = inspect_neurons(model, rows, NeuronSet.of({"mlp.hook_post": [(0, 7)]}))
     path = looked_at.report(looked_at.out / "more.html", cards=more)
-    page = Page(path.read_text(encoding="utf-8").replace(get_plotlyjs(), ""))
+    page = Page(path.read_text(encoding="utf-8").replace(plotly_script(), ""))
     assert page.unmatched == []
     assert page.text.count("What it writes") == 3
     assert more["L0.mlp.hook_post.7"].summary in page.text
+
+
+def test_cards_say_how_surely_their_neurons_are_in_the_set(looked_at):
+    """Whole cards and compact ones; without the frame the page says what it would cost."""
+    assert "of resamples" not in page_of(looked_at).text
+    assert "ct.membership, or culnig-tl validate, scores each" in page_of(looked_at).text
+    frame = pd.DataFrame(
+        [("mlp.hook_post", 0, 57, 0.93), ("mlp.hook_post", 0, 7, 0.41)],
+        columns=["site", "layer", "neuron", "membership"],
+    )
+    path = looked_at.report(looked_at.out / "sure.html", membership=frame)
+    page = Page(path.read_text(encoding="utf-8").replace(plotly_script(), ""))
+    assert page.unmatched == []
+    sentences = re.findall(r"It is in the set in (\d+) % of resamples", page.text)
+    at_site = [neuron for neuron in looked_at.general if neuron.site == "mlp.hook_post"]
+    assert sorted(map(int, sentences)) == [0] * (len(at_site) - 2) + [41, 93]
+    assert "scores each question once more" not in page.text
+    with pytest.raises(InvalidInputError, match="no column membership"):
+        looked_at.report(looked_at.out / "no.html", membership=frame[["site", "layer", "neuron"]])
 
 
 def test_the_page_holds_only_as_many_whole_cards_as_keep_it_light(looked_at, monkeypatch):
@@ -569,13 +709,25 @@ CLIPPED = """() => [...document.querySelectorAll('main *')].filter(element => {
   return box.width > 0 && !element.closest('.hoverlayer') && (box.right > 719 || cut);
 }).map(element => `${element.tagName} ${element.id} ${element.getAttribute('class')}`)"""
 """What reaches beyond the paper, or is cut by what it stands in."""
+BEYOND_THE_PAGE = """() => [...document.querySelectorAll('figure *')].filter(element => {
+  const {width, right} = element.getBoundingClientRect();
+  return width > 0 && right > 400 && !element.closest('.hoverlayer, .modebar, defs');
+}).map(element => `${element.closest('.plot')?.id} ${element.getAttribute('class')}`)"""
+"""Parts of figures that are cut."""
+CUES = """() => {
+  const longer = [...document.querySelectorAll('.scroll')].filter(
+    ({scrollWidth, clientWidth}) => scrollWidth > clientWidth);
+  const cued = longer.filter(each => getComputedStyle(each).backgroundAttachment.includes('local')
+    && getComputedStyle(each).backgroundImage.split('linear-gradient').length === 5);
+  return [longer.length, cued.length];
+}"""
+"""How many tables are wider than the page, and how many of them have shadows that say so."""
 
 
 @pytest.mark.browser
 def test_a_browser_draws_every_figure_without_a_network(looked_at):
     run, path = looked_at, write_report(looked_at, looked_at.out / "report.html")
-    site, layer, neuron, _ = run.general.to_frame().iloc[0]
-    first = f"L{layer}.{site}.{neuron}"
+    first = max(WHOLE, key=lambda name: run.cards[name].mean_drop)
     with browser.opened(path) as page:
         plots = page.locator(".js-plotly-plot")
         page.wait_for_function(
@@ -623,9 +775,48 @@ def test_a_browser_draws_every_figure_without_a_network(looked_at):
         page.set_viewport_size({"width": 718, "height": 1000})  # A4 within margins of a cm
         assert page.evaluate(CLIPPED) == []
         browser.keep_screenshot(page, "report_print")
-        page.emulate_media(media="screen")
-        page.set_viewport_size({"width": 375, "height": 800})
+
+
+@pytest.mark.browser
+def test_a_narrow_page_shows_whole_figures_and_that_tables_go_on(looked_at):
+    path = write_report(looked_at, looked_at.out / "report.html")
+    with browser.opened(path, width=400) as page:
+        page.wait_for_function(
+            "document.querySelectorAll('.js-plotly-plot .main-svg').length >= 33"
+        )
+        assert page.evaluate("document.scrollingElement.scrollWidth") == 400
+        assert page.evaluate(BEYOND_THE_PAGE) == []
+        columns = page.locator("#general-neurons .nsewdrag").evaluate_all(
+            "panels => new Set(panels.map(panel => panel.getBoundingClientRect().left)).size"
+        )
+        assert columns == 1
+        longer, cued = page.evaluate(CUES)
+        assert longer > 3
+        assert cued == longer
         browser.keep_screenshot(page, "report_narrow")
+        hits = page.locator("#hits a")
+        page.locator("nav input").fill("iran own accuracy")
+        assert hits.all_text_contents() == ["Culture-specific neurons"]
+        page.locator("nav input").fill("L2.mlp.hook_post.7, writes")
+        assert [hit.get_attribute("href") for hit in hits.all()] == [f"#{WHOLE[1]}"]
+        hits.first.click()
+        assert opened(page) == [WHOLE[1]]
+        page.locator("nav input").fill("nowhere to be found")
+        assert page.locator("#hits").inner_text() == "nothing"
+
+
+@pytest.mark.browser
+def test_an_old_browser_says_why_there_are_no_figures(run):
+    path = write_report(run, run.out / "report.html")
+    with browser.chromium() as old:
+        page = old.new_page()
+        page.add_init_script("delete globalThis.DecompressionStream")
+        page.goto(path.as_uri())
+        page.get_by_text("This browser cannot unpack the figures").wait_for()
+        assert page.locator(".js-plotly-plot").count() == 0
+    with browser.opened(path) as page:
+        page.locator(".js-plotly-plot").first.wait_for()
+        assert not page.get_by_text("This browser cannot unpack").is_visible()
 
 
 def test_a_table_keeps_every_row_of_one_name():

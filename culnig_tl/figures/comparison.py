@@ -39,6 +39,8 @@ def model_comparison(sets: Mapping[str, NeuronSet], *, seed: int = 0) -> go.Figu
     figure.update_layout(legend={"y": -0.25, "yanchor": "top"}, margin={"t": 90, "b": 110})
     figure.update_annotations(font={"size": 13, "color": TEXT})
     figure.update_xaxes(axis(None), row=1, col=1, type="category", showgrid=False)
-    figure.update_yaxes(axis(None), row=1, col=1, type="category", autorange="reversed")
+    figure.update_yaxes(
+        axis(None), row=1, col=1, type="category", autorange="reversed", showgrid=False
+    )
     figure.update_xaxes(axis("layer"), row=1, col=2, zeroline=False)
     return figure.update_yaxes(axis("share of the set, %"), row=1, col=2, rangemode="tozero")

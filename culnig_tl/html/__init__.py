@@ -5,6 +5,7 @@
 | ``numbers`` | the one way to print a number |
 | ``tokens`` | a prompt's tokens, coloured by one number each |
 | ``components`` | fragments out of templates; sections, tables and figures of a report |
+| ``drawing`` | plotly.js within a page, packed |
 | ``page`` | the page around them, written whole, which asks no network for anything |
 | ``circuitsvis`` | CircuitsVis's views, drawn from the installed copy |
 
@@ -16,6 +17,7 @@ from culnig_tl.html.components import (
     FRAGMENT_STYLE,
     Link,
     Row,
+    Term,
     code,
     described_table,
     figure,
@@ -27,9 +29,11 @@ from culnig_tl.html.components import (
     section,
     style,
     table,
+    with_contents,
     with_style,
 )
-from culnig_tl.html.numbers import MINUS, NO_NUMBER, number
+from culnig_tl.html.drawing import OLD_BROWSER, plotly_script
+from culnig_tl.html.numbers import MINUS, NO_NUMBER, fall, number
 from culnig_tl.html.page import CARD_STYLE, REPORT_STYLE, write_page
 from culnig_tl.html.tokens import ColouredTokens, Html, as_html, colour, token_texts
 
@@ -38,27 +42,32 @@ __all__ = [
     "FRAGMENT_STYLE",
     "MINUS",
     "NO_NUMBER",
+    "OLD_BROWSER",
     "REPORT_STYLE",
     "ColouredTokens",
     "Html",
     "Link",
     "Row",
+    "Term",
     "as_html",
     "circuitsvis",
     "code",
     "colour",
     "described_table",
+    "fall",
     "figure",
     "fragment",
     "grouped_table",
     "named",
     "number",
     "paragraph",
+    "plotly_script",
     "script",
     "section",
     "style",
     "table",
     "token_texts",
+    "with_contents",
     "with_style",
     "write_page",
 ]

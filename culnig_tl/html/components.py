@@ -3,14 +3,15 @@
 Everything that is put in as text is escaped here. A *fragment* (a card, a view) holds no script and
 brings its style along in a notebook; its colours are translucent or those of the surroundings, so
 that it reads on light and dark pages and in print. Sections, tables and figures are the parts of a
-report; figures need plotly.js on the page.
+report; figures need ``plotly_script`` in the page's head.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from html import escape
+from html import escape, unescape
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pandas.api.types import is_numeric_dtype
 
-from culnig_tl.html.numbers import MINUS, NO_NUMBER, number
+from culnig_tl.html.numbers import MINUS, NO_NUMBER, fall, number
 from culnig_tl.html.tokens import as_html, colour
 
 _HISTOGRAM_HEIGHT = 64.0
-_FIGURE_CONFIG = {"responsive": True, "displaylogo": False}
+_TITLE_HEIGHT = 30
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,23 @@ class Link:
         return self.text
 
 
-Cell = str | int | Link
+@dataclass(frozen=True)
+class Term:
+    """A cell of a table that says what it means to whoever points at it.
+
+    Attributes:
+        text: what the cell says.
+        meaning: plain text.
+    """
+
+    text: str
+    meaning: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Cell = str | int | Link | Term
 Row = Sequence[Cell]
 
 
@@ -98,8 +115,24 @@ def named(name: str) -> str:
 
 
 def section(heading: str, *parts: str) -> str:
-    """A section of parts that are HTML already."""
-    return f"<section>\n<h2>{escape(heading)}</h2>\n{''.join(parts)}</section>\n"
+    """A section of parts that are HTML already; ``with_contents`` lists it."""
+    name = "-".join(re.findall(r"\w+", heading.lower()))
+    return (
+        f'<section id="section-{name}">\n<h2>{escape(heading)}</h2>\n<a class="up" '
+        f'href="#contents">\N{UPWARDS ARROW} contents</a>\n{"".join(parts)}</section>\n'
+    )
+
+
+def with_contents(sections: str) -> str:
+    """Sections after a list of links to them and a field that searches them and their cards.
+
+    Example:
+        >>> '<a href="#section-the-end">The end</a>' in with_contents(section("The end"))
+        True
+    """
+    headings = re.findall(r'<section id="([^"]+)">\n<h2>(.*?)</h2>', sections)
+    links = [{"name": name, "heading": unescape(heading)} for name, heading in headings]
+    return fragment("contents.html", links=links) + sections
 
 
 def paragraph(text: str, *, style: str = "") -> str:
@@ -122,7 +155,7 @@ def code(text: str) -> str:
     return f"<pre><code>{escape(text)}</code></pre>\n"
 
 
-def table(header: Sequence[str], rows: Sequence[Row], *, caption: str = "") -> str:
+def table(header: Sequence[str | Term], rows: Sequence[Row], *, caption: str = "") -> str:
     """A table whose first column names each row; rows of one name stand together.
 
     Example:
@@ -136,7 +169,7 @@ def table(header: Sequence[str], rows: Sequence[Row], *, caption: str = "") -> s
 
 
 def grouped_table(
-    header: Sequence[str], groups: Mapping[str, Sequence[Row]], *, caption: str = ""
+    header: Sequence[str | Term], groups: Mapping[str, Sequence[Row]], *, caption: str = ""
 ) -> str:
     """A table whose first column names groups of rows.
 
@@ -148,18 +181,18 @@ def grouped_table(
     columns = [[row[i] for rows in groups.values() for row in rows] for i in range(len(header) - 1)]
     numeric = [False, *(all(map(_is_number, column)) for column in columns)]
     head = "".join(
-        f'<th scope="col"{_number_class(is_numeric)}>{escape(name)}</th>'
+        f'<th scope="col"{_number_class(is_numeric)}>{_cell(name)}</th>'
         for name, is_numeric in zip(header, numeric, strict=True)
     )
     body = "".join(_group(name, rows, numeric[1:]) for name, rows in groups.items() if rows)
     return (
-        f'<div class="scroll"><table>\n<caption>{escape(caption)}</caption>\n'
+        f'<div class="scroll" tabindex="0"><table>\n<caption>{escape(caption)}</caption>\n'
         f"<thead><tr>{head}</tr></thead>\n{body}</table></div>\n"
     )
 
 
 def figure(plot: go.Figure, *, name: str, label: str, caption: str) -> str:
-    """A figure that plotly.js draws.
+    """A figure that plotly.js draws, on a page whose head has ``plotly_script``.
 
     Args:
         plot: the figure.
@@ -167,14 +200,25 @@ def figure(plot: go.Figure, *, name: str, label: str, caption: str) -> str:
         label: what it shows, for those who cannot see it.
         caption: how to read it.
     """
-    content, config = _in_script(plot.to_json() or ""), json.dumps(_FIGURE_CONFIG)
+    drawn = json.loads(plot.to_json() or "")
+    title = _taken_title(drawn["layout"])
+    content = _in_script(json.dumps(drawn, separators=(",", ":")))
     return (
-        f'<figure>\n<div id="{escape(name)}" class="plot" role="img" aria-label="{escape(label)}">'
+        f"<figure>\n{f'<h3>{escape(title)}</h3>' if title else ''}\n"
+        f'<div id="{escape(name)}" class="plot" role="img" aria-label="{escape(label)}">'
         f"</div>\n<figcaption>{escape(caption)}</figcaption>\n"
-        f"<script>Plotly.newPlot({_in_script(json.dumps(name))}, "
-        f"Object.assign({content}, {{config: {config}}}));</script>\n"
-        "</figure>\n"
+        f"<script>draw({_in_script(json.dumps(name))}, {content});"
+        "</script>\n</figure>\n"
     )
+
+
+def _taken_title(layout: dict[str, Any]) -> str:
+    """The title of a figure, which it has no longer: above it, it breaks into lines."""
+    title = unescape(layout.get("title", {}).pop("text", "")).replace("<br>", " ")
+    if title:
+        layout["height"] -= _TITLE_HEIGHT
+        layout["margin"]["t"] -= _TITLE_HEIGHT
+    return title
 
 
 def _in_script(content: str) -> str:
@@ -199,6 +243,8 @@ def _cells(row: Row, numeric: Sequence[bool]) -> str:
 
 def _cell(cell: Cell) -> str:
     text = escape(str(cell))
+    if isinstance(cell, Term):
+        return f'<abbr title="{escape(cell.meaning)}">{text}</abbr>'
     return f'<a href="#{escape(cell.to)}">{text}</a>' if isinstance(cell, Link) else text
 
 
@@ -229,7 +275,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "cell": _number_cell, "named": named, "text": as_html}
+    environment.filters |= {
+        "number": number,
+        "fall": fall,
+        "cell": _number_cell,
+        "named": named,
+        "text": as_html,
+    }
     environment.globals |= {"colour": colour, "bars": _bars, "zero": _place_of_zero}
     return environment
 

@@ -12,10 +12,10 @@ from markupsafe import Markup
 from culnig_tl.files import replacing
 from culnig_tl.html.components import FRAGMENT_STYLE, fragment, style_sheet
 
-CARD_STYLE = style_sheet("page") + FRAGMENT_STYLE
+CARD_STYLE = style_sheet("page") + FRAGMENT_STYLE + style_sheet("scroll")
 """Style of a page that holds a fragment and nothing else."""
 
-REPORT_STYLE = style_sheet("report")
+REPORT_STYLE = style_sheet("report") + style_sheet("scroll")
 """Style of a long page of text, tables and figures."""
 
 _NO_REQUESTS = "default-src 'none'; style-src 'unsafe-inline'"

@@ -11,21 +11,33 @@
 """
 
 from culnig_tl.inspection.build_card import inspect_neuron, inspect_neurons
+from culnig_tl.inspection.card_tables import (
+    GLOSSARY,
+    check_membership,
+    membership_sentence,
+    plain_name,
+    share_of_resamples,
+)
 from culnig_tl.inspection.continuations import Continuations, generate
 from culnig_tl.inspection.directions import logit_effects, output_direction
 from culnig_tl.inspection.neuron_card import Example, NeuronCard
 from culnig_tl.inspection.prompt import Prompt, PromptView, inspect_prompt
 
 __all__ = [
+    "GLOSSARY",
     "Continuations",
     "Example",
     "NeuronCard",
     "Prompt",
     "PromptView",
+    "check_membership",
     "generate",
     "inspect_neuron",
     "inspect_neurons",
     "inspect_prompt",
     "logit_effects",
+    "membership_sentence",
     "output_direction",
+    "plain_name",
+    "share_of_resamples",
 ]

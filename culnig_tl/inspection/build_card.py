@@ -34,11 +34,13 @@ from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import check_same_model
 from culnig_tl.html import ColouredTokens, token_texts
 from culnig_tl.inspection.card_tables import (
+    check_membership,
     first_per_question,
     histogram,
     means_by,
     neighbour_table,
     rank_table,
+    share_of_resamples,
 )
 from culnig_tl.inspection.directions import logit_effects, output_direction
 from culnig_tl.inspection.neuron_card import Example, NeuronCard
@@ -60,6 +62,7 @@ def inspect_neuron(
     site: str | None = None,
     layer: int | None = None,
     scores: Mapping[str, NeuronScores] | None = None,
+    membership: pd.DataFrame | None = None,
     sites: Sequence[str] = DEFAULT_SITES,
     top: int = 6,
     token_budget: int = 8192,
@@ -73,6 +76,8 @@ def inspect_neuron(
         neuron: a neuron or its name, or its index within ``layer``, counted from 0.
         site, layer: where an index counts; the site is ``"mlp.hook_post"`` by default.
         scores: scores to rank it in, by name, e.g. ``run.scores``; by default those of ``rows``.
+        membership: the frame of ``ct.membership``, so that the card says in what share of resamples
+            of the questions the neuron is in the set; scores, being sums, cannot tell.
         sites: where its neighbours are looked for; that of the neuron is added.
         top: prompts, tokens and neighbours listed.
         token_budget: tokens per batch, padding counted.
@@ -81,7 +86,7 @@ def inspect_neuron(
     Raises:
         UnknownNameError: a site that this model does not have.
         InvalidInputError: what is no neuron, or one outside the model, rows that cannot be used, or
-            scores of another model or without its site.
+            scores of another model or without its site, or a frame that is no membership.
 
     Example:
         >>> import culnig_tl as ct
@@ -95,6 +100,7 @@ def inspect_neuron(
         rows,
         [_neuron_at(neuron, site, layer)],
         scores=scores,
+        membership=membership,
         sites=sites,
         top=top,
         token_budget=token_budget,
@@ -109,6 +115,7 @@ def inspect_neurons(
     neurons: NeuronSet | Iterable[Neuron | str | tuple[str, int, int]],
     *,
     scores: Mapping[str, NeuronScores] | None = None,
+    membership: pd.DataFrame | None = None,
     sites: Sequence[str] = DEFAULT_SITES,
     top: int = 6,
     token_budget: int = 8192,
@@ -131,6 +138,8 @@ def inspect_neurons(
     listed = list(dict.fromkeys(map(Neuron.of, neurons)))
     _check_neurons(model, listed)
     _check_scores(model, listed, scores or {})
+    if membership is not None:
+        check_membership(membership)
     prepared = prepare(model, rows, token_budget=token_budget)
     sites = tuple(dict.fromkeys([*(neuron.site for neuron in listed), *sites]))
     observations = observe(model, prepared, listed, sites=sites, progress=progress)
@@ -140,6 +149,7 @@ def inspect_neurons(
         answers=answers(prepared),
         scores=scores or {"these questions": observations.scores},
         top=top,
+        membership=membership,
     )
     return {
         str(neuron): build_card(inspection, neuron)
@@ -157,6 +167,7 @@ class Inspection:
         answers: the frame of ``evaluate``, of the model as it is.
         scores: scores to rank neurons in, by name.
         top: prompts, tokens and neighbours listed.
+        membership: the frame of ``ct.membership``, where there is one.
     """
 
     prepared: PreparedQuestions
@@ -164,6 +175,7 @@ class Inspection:
     answers: pd.DataFrame
     scores: Mapping[str, NeuronScores]
     top: int
+    membership: pd.DataFrame | None = None
 
     @property
     def model(self) -> HookedModel:
@@ -192,6 +204,7 @@ def build_card(inspection: Inspection, neuron: Neuron) -> NeuronCard:
     questions = _question_table(inspection, neuron)
     strongest, weakest = _extreme_examples(inspection, neuron, questions)
     direction, promoted, demoted = _written_tokens(inspection, neuron)
+    frame = inspection.membership
     return NeuronCard(
         id=str(neuron),
         model=inspection.model.cfg.model_name,
@@ -207,6 +220,7 @@ def build_card(inspection: Inspection, neuron: Neuron) -> NeuronCard:
         promoted=promoted,
         demoted=demoted,
         neighbours=neighbour_table(neuron, inspection.observations, inspection.top),
+        membership=None if frame is None else share_of_resamples(neuron, frame),
     )
 
 

@@ -7,9 +7,18 @@ from typing import Any
 
 import pandas as pd
 
+from culnig_tl.errors import check_number
 from culnig_tl.files import Format, read_record, write_record
-from culnig_tl.html import ColouredTokens, fragment, named, number, with_style, write_page
-from culnig_tl.inspection.card_tables import COLUMNS, check_cells, table_from_json
+from culnig_tl.html import ColouredTokens, fall, fragment, named, number, with_style, write_page
+from culnig_tl.inspection.card_tables import (
+    COLUMNS,
+    GLOSSARY,
+    check_cells,
+    fragments_of_words,
+    membership_sentence,
+    plain_name,
+    table_from_json,
+)
 from culnig_tl.neurons import Neuron
 
 _FORMAT = Format("culnig_tl.NeuronCard", 1, noun="neuron's card", writer="NeuronCard.save")
@@ -20,6 +29,7 @@ _OTHERS: dict[str, type | tuple[type, ...]] = {
     "strongest": list,
     "weakest": list,
     "direction": str,
+    "membership": (int, float, type(None)),
 }
 
 
@@ -57,6 +67,8 @@ class NeuronCard:
         direction: what its output direction is, or why it has none.
         promoted, demoted: columns token, effect (on the logit, per unit of activation).
         neighbours: columns neuron, correlation (of scores over prompts), score (``S(D)``).
+        membership: in what share of resamples of the questions the neuron is in its set, 0 to 1
+            (see ``ct.membership``); None where nobody said.
 
     Example:
         >>> import culnig_tl as ct
@@ -80,6 +92,7 @@ class NeuronCard:
     promoted: pd.DataFrame
     demoted: pd.DataFrame
     neighbours: pd.DataFrame
+    membership: float | None = None
 
     def __repr__(self) -> str:
         place = self._best_rank
@@ -90,17 +103,36 @@ class NeuronCard:
 
     @property
     def summary(self) -> str:
-        """Two sentences: where it ranks, and what switching it off does."""
+        """Two sentences: where it ranks, and what switching it off does; and where it is known, how
+        surely it is in its set."""
         place = self._best_rank
         culture = self.cultures.iloc[0]
-        mean_drop = self.questions["drop"].mean()
-        verb = "lowers" if mean_drop >= 0 else "raises"
+        most = (
+            f"falls most for {named(culture['culture'])}, by {number(culture['drop'], '.2g')}"
+            if culture["drop"] > 0
+            else "falls for no culture"
+        )
+        sure = "" if self.membership is None else f" {membership_sentence(self.membership)}"
         return (
             f"It ranks {place['rank']:,} of {place['pool']:,} by “{place['scores']}” (top "
-            f"{100 * place['share']:.2g} %). Switching it off {verb} P(answer) by "
-            f"{number(abs(mean_drop), '.2g')} on average over these prompts; the largest drop is "
-            f"that of {named(culture['culture'])}, {number(culture['drop'], '+.2g')}."
+            f"{100 * place['share']:.2g} %). When it is off, P(answer) "
+            f"{fall(self.mean_drop, '.2g')} on average over these prompts; it {most}.{sure}"
         )
+
+    @property
+    def plain_name(self) -> str:
+        """Its name in words, e.g. "MLP output, layer 0, neuron 152"."""
+        return plain_name(Neuron.parse(self.id))
+
+    @property
+    def mean_drop(self) -> float:
+        """What P(answer) loses on average over the prompts when it is off; below 0, it gains."""
+        return float(self.questions["drop"].mean())
+
+    @property
+    def fragments(self) -> frozenset[str]:
+        """Promoted and demoted tokens that begin inside a word."""
+        return fragments_of_words([*self.promoted["token"], *self.demoted["token"]])
 
     @property
     def _best_rank(self) -> Mapping[Any, Any]:
@@ -109,7 +141,7 @@ class NeuronCard:
 
     def fragment(self) -> str:
         """The card as a piece of HTML, to stand on a page that has ``html.FRAGMENT_STYLE``."""
-        return fragment("card.html", card=self, summary=self.summary)
+        return fragment("card.html", card=self, summary=self.summary, glossary=GLOSSARY)
 
     def _repr_html_(self) -> str:
         return with_style(self.fragment())
@@ -120,7 +152,7 @@ class NeuronCard:
         Raises:
             UnwritableError: the folder cannot be made or written.
         """
-        return write_page(path, title=f"{self.id} of {self.model}", body=self.fragment())
+        return write_page(path, title=f"{self.plain_name} of {self.model}", body=self.fragment())
 
     def save(self, path: str | Path, *, identity: Mapping[str, Any] | None = None) -> Path:
         """Write the card as JSON with a checksum, whole or not at all, for ``load`` to read again.
@@ -133,6 +165,8 @@ class NeuronCard:
             UnwritableError: the folder cannot be made or written.
         """
         content = {each.name: _to_json(getattr(self, each.name)) for each in fields(self)}
+        if self.membership is None:  # as before there was such a field
+            del content["membership"]
         write_record(path, _FORMAT, content, identity=identity)
         return Path(path)
 
@@ -146,10 +180,13 @@ class NeuronCard:
             DamagedFileError: the file was changed after it was written.
         """
         path = Path(path)
-        content, _ = read_record(path, _FORMAT)
+        content: dict[str, Any] = {"membership": None}
+        content |= read_record(path, _FORMAT)[0]
         _FORMAT.check_fields(path, content, **_OTHERS, **dict.fromkeys(COLUMNS, dict))
         try:
             Neuron.parse(content["id"])
+            if content["membership"] is not None:
+                check_number("membership", content["membership"], low=0, high=1)
             return cls(**{name: _from_json(name, value) for name, value in content.items()})
         except (KeyError, TypeError, ValueError) as error:
             raise _FORMAT.unusable(path, error) from error

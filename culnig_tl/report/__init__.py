@@ -8,9 +8,9 @@ says what it shows, and tables hold the numbers, so that the page can be read wi
 from collections.abc import Mapping
 from pathlib import Path
 
-from plotly.offline import get_plotlyjs
+import pandas as pd
 
-from culnig_tl.html import REPORT_STYLE, write_page
+from culnig_tl.html import OLD_BROWSER, REPORT_STYLE, plotly_script, with_contents, write_page
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.pipeline import Run
 from culnig_tl.report import figure_sections, text_sections
@@ -21,24 +21,29 @@ from culnig_tl.report.validation import write_validation
 
 __all__ = ["write_report", "write_validation"]
 
-_NO_SCRIPT = "<noscript><p>The figures need JavaScript; text and tables do not.</p></noscript>\n"
-
 
 def write_report(
-    run: Run, path: str | Path, *, cards: Mapping[str, NeuronCard] | None = None
+    run: Run,
+    path: str | Path,
+    *,
+    cards: Mapping[str, NeuronCard] | None = None,
+    membership: pd.DataFrame | None = None,
 ) -> Path:
     """Write the page of a run, whole or not at all.
 
     Args:
         run: a finished run.
-        path: the HTML file to write, about 5 MB; its folder is made if need be.
+        path: the HTML file to write, at most 3 MB; its folder is made if need be.
         cards: whole cards by neuron, as ``inspect_neurons`` gives them, beside those of the run;
             without one, a neuron's card says how it scores.
+        membership: the frame of ``ct.membership``; the cards then say how surely each neuron is in
+            the set.
 
     Returns:
         The path.
 
     Raises:
+        InvalidInputError: a frame that is no membership.
         UnwritableError: the folder cannot be made or written.
 
     Example:
@@ -52,10 +57,12 @@ def write_report(
         'report.html'
     """
     title = f"Culture neurons of {model_name(run)}"
-    parts = [
+    top = [
         text_sections.title_and_summary(run, title),
-        text_sections.embedded_model_note(run),
         text_sections.warnings_note(run),
+        text_sections.embedded_model_note(run),
+    ]
+    sections = [
         selectivity_section(run),
         text_sections.results_section(run),
         figure_sections.accuracy_bars(run),
@@ -68,7 +75,7 @@ def write_report(
         figure_sections.score_histograms(run),
         figure_sections.threshold_curves(run),
         text_sections.top_neurons_section(run),
-        neuron_cards_section(run, cards or {}),
+        neuron_cards_section(run, cards or {}, membership),
         figure_sections.culture_matrices(run),
         figure_sections.overlap_matrix(run),
         text_sections.layers_section(run),
@@ -76,5 +83,5 @@ def write_report(
         text_sections.settings_section(run),
         text_sections.reproduction_section(run),
     ]
-    body = f"<main>\n{_NO_SCRIPT}{''.join(parts)}\n</main>"
-    return write_page(path, title=title, body=body, style=REPORT_STYLE, scripts=[get_plotlyjs()])
+    body = f"<main>\n{''.join(top)}{OLD_BROWSER}{with_contents(''.join(sections))}\n</main>"
+    return write_page(path, title=title, body=body, style=REPORT_STYLE, scripts=[plotly_script()])

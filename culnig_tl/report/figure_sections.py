@@ -1,8 +1,9 @@
 """The sections of figures, each with a caption and with words for those who cannot see it."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from culnig_tl import figures
 from culnig_tl.evaluation import STAR, condition_labels
@@ -10,6 +11,8 @@ from culnig_tl.html import figure, number, paragraph, section
 from culnig_tl.pipeline import Run
 from culnig_tl.report import summary
 from culnig_tl.validation import threshold_sweep
+
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 
 
 def accuracy_bars(run: Run) -> str:
@@ -44,6 +47,7 @@ def dose_curves(run: Run) -> str:
         height=430,
         margin_t=110,  # two rows of benchmarks below the title
     )
+    _tell_apart(plot)
     return figure(
         plot,
         name="doses",
@@ -53,6 +57,17 @@ def dose_curves(run: Run) -> str:
         f"leave the others where they are. At most {most} questions of each benchmark were asked, "
         "so the bands of 95 % are wide.",
     )
+
+
+def _tell_apart(plot: go.Figure) -> None:
+    """Lines that coincide stay visible: each is thinner than those below it, its marker another."""
+    lines: list[Any] = list(plot.select_traces({"mode": "lines+markers"}))
+    for i, line in enumerate(lines):
+        n_above = len(lines) - 1 - i
+        line.update(
+            line_width=2 + 1.5 * n_above,
+            marker={"size": 7 + 2 * n_above, "symbol": _SYMBOLS[i % len(_SYMBOLS)]},
+        )
 
 
 def neuron_heatmap(run: Run) -> str:

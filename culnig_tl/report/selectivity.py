@@ -20,11 +20,16 @@ from culnig_tl.html import MINUS, Row, figure, grouped_table, number, paragraph,
 from culnig_tl.pipeline import Run
 
 
+def measure_selectivity(run: Run) -> pd.DataFrame | None:
+    """The frame of ``selectivity``; None without general questions."""
+    return selectivity(run.answers) if has_selectivity(run.answers) else None
+
+
 def selectivity_section(run: Run) -> str:
     """How much more cultural questions lose than general ones; nothing without general ones."""
-    if not has_selectivity(run.answers):
+    frame = measure_selectivity(run)
+    if frame is None:
         return ""
-    frame = selectivity(run.answers)
     wide = tables.selectivity_table(frame)
     rows: list[Row] = [
         (name, *(cell.replace("-", MINUS) for cell in numbers))

@@ -11,6 +11,7 @@ from culnig_tl.html import (
     MINUS,
     Link,
     Row,
+    Term,
     code,
     grouped_table,
     number,
@@ -18,8 +19,10 @@ from culnig_tl.html import (
     section,
     table,
 )
+from culnig_tl.inspection import GLOSSARY
 from culnig_tl.pipeline import Run, Settings, given_rows
 from culnig_tl.report import summary
+from culnig_tl.report.selectivity import measure_selectivity
 from culnig_tl.validation import grade, grade_scores
 
 _TOP_NEURONS = 20
@@ -28,9 +31,12 @@ _INCOMPLETE = 0.05  # above it, attribution warns
 
 
 def title_and_summary(run: Run, title: str) -> str:
-    """The title, and what the run shows in two sentences."""
-    lead = paragraph(summary.two_sentences(run), style="lead")
-    return f"<header>\n<h1>{escape(title)}</h1>\n{lead}</header>\n"
+    """The title, and what the run shows in answers to three questions."""
+    answers = "".join(
+        f'<p class="lead"><strong>{escape(question)}</strong> {escape(answer)}</p>\n'
+        for question, answer in summary.three_answers(run, measure_selectivity(run)).items()
+    )
+    return f"<header>\n<h1>{escape(title)}</h1>\n{answers}</header>\n"
 
 
 def embedded_model_note(run: Run) -> str:
@@ -113,7 +119,8 @@ def top_neurons_section(run: Run) -> str:
         numbers = [number(each, ".3g") for each in (score, *scores)]
         planted = [] if key is None else ["yes" if neuron in key else "no"]
         rows.append((rank, neuron.site, neuron.layer, link, *numbers, *planted))
-    header = ["Rank", "Site", "Layer", "Neuron", "Score", *(f"S({name})" for name in run.scores)]
+    of_roles = [Term(f"S({name})", GLOSSARY["S(D)"]) for name in run.scores]
+    header = ["Rank", "Site", "Layer", "Neuron", "Score", *of_roles]
     caption = (
         f"Score: S(cultural) {MINUS} S(control), by which neurons are ranked. Recognition is the "
         "country-name control: neurons that score high there were left out."

@@ -5,19 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import escape
-from plotly.offline import get_plotlyjs
 
 from culnig_tl import figures
 from culnig_tl.html import (
+    OLD_BROWSER,
     REPORT_STYLE,
     Row,
     figure,
     number,
     paragraph,
+    plotly_script,
     section,
     table,
+    with_contents,
     write_page,
 )
+from culnig_tl.report.summary import own_name
 from culnig_tl.validation import Validation
 
 _SURE = 0.9
@@ -29,7 +32,7 @@ def write_validation(validation: Validation, path: str | Path, *, model_name: st
     Args:
         validation: what ``validate`` found out.
         path: the HTML file; its folder is made if need be.
-        model_name: how the page names the model.
+        model_name: what the model was loaded as.
 
     Returns:
         The path.
@@ -37,15 +40,15 @@ def write_validation(validation: Validation, path: str | Path, *, model_name: st
     Raises:
         UnwritableError: the folder cannot be made or written.
     """
-    title = f"Do the culture neurons of {model_name} hold?"
-    parts = [
-        f"<header>\n<h1>{escape(title)}</h1>\n</header>\n",
+    title = f"Do the culture neurons of {own_name(model_name)} hold?"
+    sections = [
         _league(validation),
         _faithfulness(validation),
         _membership(validation),
     ]
-    body = f"<main>\n{''.join(parts)}\n</main>"
-    return write_page(path, title=title, body=body, style=REPORT_STYLE, scripts=[get_plotlyjs()])
+    header = f"<header>\n<h1>{escape(title)}</h1>\n</header>\n"
+    body = f"<main>\n{header}{OLD_BROWSER}{with_contents(''.join(sections))}\n</main>"
+    return write_page(path, title=title, body=body, style=REPORT_STYLE, scripts=[plotly_script()])
 
 
 def _league(validation: Validation) -> str:
