@@ -247,7 +247,7 @@ def test_in_jupyterlab_slider_set_heatmap_and_prompt_move_what_is_shown(jupyterl
         canvas.hover(position={"x": 12, "y": 8})
         pointed = page.get_by_text(re.compile(r"^L3\.attn\.hook_v\.\d+ scores ")).text_content()
         canvas.click(position={"x": 12, "y": 8})
-        page.locator(".culnig h2", has_text=pointed.split()[0]).wait_for()
+        page.locator(".culnig code", has_text=pointed.split()[0]).wait_for()
         prompt = page.locator(".widget-textarea textarea")
         prompt.fill("The usual staple food in Iran is")
         prompt.blur()
