@@ -1,7 +1,8 @@
-"""Draw the figures of README.md, docs/real-model.md and docs/league.md: make quickstart, make real
-and make league, then make figure."""
+"""Draw the figures of README.md and docs/: make quickstart, make real, make league and make
+finetuning, then make figure."""
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,12 +12,17 @@ from playwright.sync_api import sync_playwright
 
 import culnig_tl as ct
 from culnig_tl.evaluation import selectivity_of_sets
+from culnig_tl.finetuning import FineTuningStudy
 
 DEMO = Path("runs/demo")
 LEAGUE = Path("build/league/real.csv")
+TRAINED = Path("build/finetuning")
 STUDY = Path("build/real/split-0/answers")
 CONDITIONS = ("original", "published", "selective", "layer-matched", "random")
 OUT = Path(__file__).parent
+sys.path.append(str(OUT.parent / "tests" / "benchmarks"))
+
+import finetuning  # noqa: E402
 
 
 def main() -> None:
@@ -28,6 +34,9 @@ def main() -> None:
     draw(figure, OUT / "real-model.png", width=860, height=460)
     frame = pd.read_csv(LEAGUE)
     draw(ct.figures.league(frame), OUT / "league.png", width=860, height=520)
+    studies = [finetuning.embedded(TRAINED, seed) for seed in finetuning.SEEDS]
+    study = FineTuningStudy.joined(studies)
+    draw(study.figure(), OUT / "finetuning.png", width=860, height=720)
 
 
 def draw(figure: go.Figure, out: Path, *, width: int, height: int) -> None:
