@@ -16,6 +16,7 @@ import torch
 from culnig_tl.atlas import answer_key
 from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import InvalidInputError, UnwritableError
+from culnig_tl.finetuning import FineTuningStudy
 from culnig_tl.html import fall, number, plotly_script, table
 from culnig_tl.inspection import inspect_neurons
 from culnig_tl.models import load_model
@@ -823,3 +824,29 @@ def test_a_table_keeps_every_row_of_one_name():
     html = table(("Scores", "Recipe", "P"), [("mine", "a", 1), ("other", "b", 2), ("mine", "c", 3)])
     assert re.findall(r"<td>([abc])</td>", html) == ["a", "c", "b"]
     assert html.count(">mine<") == 1
+
+
+# --- fine-tuning ----------------------------------------------------------------------------------
+
+
+def test_a_study_of_fine_tuning_gets_a_section_with_its_own_numbers(run, tmp_path):
+    rows = [
+        (arm, seed, benchmark, f"q{i}", "", "", right, 0.25 + 0.5 * right)
+        for arm, rights in (("before", (0, 1, 1, 1)), ("top", (1, 1, 0, 0)))
+        for seed in range(2)
+        for benchmark, flip in (("task", False), ("culture", True))
+        for i, right in enumerate(rights if not flip else reversed(rights))
+    ]
+    columns = ["arm", "seed", "benchmark", "id", "culture", "topic", "correct", "probability"]
+    answers = pd.DataFrame(rows, columns=columns)
+    answers = answers[(answers["arm"] != "before") | (answers["seed"] == 0)]
+    answers["correct"] = answers["correct"].astype(bool)
+    runs = pd.DataFrame({"arm": "top", "seed": range(2)})
+    study = FineTuningStudy(answers, runs, pd.DataFrame())
+    page = run.report(tmp_path / "tuned.html", finetuning=study).read_text(encoding="utf-8")
+    assert "What fine-tuning costs" in page
+    assert "2 seeds per arm" in page
+    line = study.frame.set_index("benchmark").loc["task"]
+    assert f"{line['change']:+.1f} [{line['change_low']:+.1f}" in page
+    plain = run.report(tmp_path / "plain.html").read_text(encoding="utf-8")
+    assert "What fine-tuning costs" not in plain

@@ -26,6 +26,7 @@ from culnig_tl.evaluation import (
     with_selectivity,
 )
 from culnig_tl.files import RunFolder
+from culnig_tl.finetuning import FineTuningStudy
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import check_intervention
 from culnig_tl.inspection import NeuronCard
@@ -115,6 +116,7 @@ class Run:
         *,
         cards: Mapping[str, NeuronCard] | None = None,
         membership: pd.DataFrame | None = None,
+        finetuning: FineTuningStudy | None = None,
     ) -> Path:
         """Write one offline HTML page (``report.html`` in the run's folder by default).
 
@@ -123,11 +125,12 @@ class Run:
         ``culnig-tl validate``, has every card say in what share of resamples of the questions its
         neuron is in the set. A run cannot say so itself: it keeps sums over questions, and
         ``ct.membership`` scores each question once more, which takes as long as the run's scoring.
+        ``finetuning``, what ``ct.finetuning_study`` gives for the run's neurons, gets a section.
         """
         from culnig_tl.report import write_report
 
         path = Path(path) if path is not None else self.out / "report.html"
-        return write_report(self, path, cards=cards, membership=membership)
+        return write_report(self, path, cards=cards, membership=membership, finetuning=finetuning)
 
 
 def culnig(

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from culnig_tl.finetuning import FineTuningStudy
 from culnig_tl.html import OLD_BROWSER, REPORT_STYLE, plotly_script, with_contents, write_page
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.pipeline import Run
 from culnig_tl.report import figure_sections, text_sections
+from culnig_tl.report.finetuning import finetuning_section
 from culnig_tl.report.neuron_cards import neuron_cards_section
 from culnig_tl.report.selectivity import selectivity_section
 from culnig_tl.report.summary import model_name
@@ -28,6 +30,7 @@ def write_report(
     *,
     cards: Mapping[str, NeuronCard] | None = None,
     membership: pd.DataFrame | None = None,
+    finetuning: FineTuningStudy | None = None,
 ) -> Path:
     """Write the page of a run, whole or not at all.
 
@@ -38,6 +41,7 @@ def write_report(
             without one, a neuron's card says how it scores.
         membership: the frame of ``ct.membership``; the cards then say how surely each neuron is in
             the set.
+        finetuning: a study of this run's neurons, which gets a section.
 
     Returns:
         The path.
@@ -80,6 +84,7 @@ def write_report(
         figure_sections.overlap_matrix(run),
         text_sections.layers_section(run),
         text_sections.culture_specific_section(run),
+        finetuning_section(finetuning),
         text_sections.settings_section(run),
         text_sections.reproduction_section(run),
     ]
