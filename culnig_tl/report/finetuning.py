@@ -1,5 +1,6 @@
 """The section of a fine-tuning study: what training these modules gained and cost."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from culnig_tl.finetuning import FineTuningStudy
@@ -48,6 +49,6 @@ def finetuning_section(study: FineTuningStudy | None) -> str:
     )
 
 
-def _change(row: dict[str, Any], name: str, form: str) -> str:
+def _change(row: Mapping[Any, Any], name: str, form: str) -> str:
     value, low, high = (format(row[f"{name}{end}"], "+" + form) for end in ("", "_low", "_high"))
     return f"{value} [{low}, {high}]"
