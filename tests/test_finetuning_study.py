@@ -20,9 +20,10 @@ from culnig_tl.atlas import ASSETS
 from culnig_tl.cli import app
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.figures import trade_off
-from culnig_tl.finetuning import TASK, FineTuningStudy, finetuning_study
+from culnig_tl.finetuning import FineTuningStudy, finetuning_study
 from culnig_tl.finetuning.changes import change_table, difference_table
 from culnig_tl.finetuning.drift import drift
+from culnig_tl.finetuning.pieces import TASK
 
 NEURONS = ct.NeuronSet.of(["L1.mlp.hook_post.3", "L1.mlp.hook_post.8", "L2.mlp.hook_post.5"])
 TRAINING: dict[str, Any] = {

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import culnig_tl as ct
 from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.evaluation.generation import generate
+from culnig_tl.evaluation import greedy_replies
 from culnig_tl.hooked_model import hooked
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.logits import last_logits
@@ -363,7 +363,7 @@ def everything(model, rows):
         "by layer": integrate(path="layer").total("attn.hook_v").tolist(),
         "card": card.questions["score"].tolist() + card.promoted["effect"].tolist(),
         "prompt": ct.inspect_prompt(model, rows[3]).neurons["attribution"].tolist(),
-        "written": generate(model, ["Which drink?"], max_new_tokens=4),
+        "written": greedy_replies(model, ["Which drink?"], max_new_tokens=4),
     }
 
 

@@ -18,8 +18,7 @@ from culnig_tl.benchmarks import blend_open
 from culnig_tl.benchmarks.blend import IDENTIFY_TOPICS, TEST_TOPICS
 from culnig_tl.benchmarks.blend_open import LANGUAGES
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import open_answers
-from culnig_tl.evaluation.generation import generate
+from culnig_tl.evaluation import greedy_replies, open_answers
 from culnig_tl.evaluation.open_answers import lemmas, matched_answer
 from culnig_tl.logits import last_logits
 from culnig_tl.questions import Split
@@ -50,23 +49,23 @@ def test_batched_cached_decoding_is_slow_decoding(either, factor, token_budget):
     """Whatever shares a batch, and with neurons scaled on the prompt and on each new token."""
     neurons = ct.NeuronSet.of({}) if factor is None else NEURONS
     with ct.scaled_neurons(either, neurons, factor=factor or 0.0):
-        found = generate(either, TEXTS, max_new_tokens=8, token_budget=token_budget)
+        found = greedy_replies(either, TEXTS, max_new_tokens=8, token_budget=token_budget)
         expected = [slowly(either, text, 8) for text in TEXTS]
     assert found == [either.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
 
 
 def test_scaling_reaches_generated_tokens(model):
     """With neurons off while decoding only, the reply is another one than with them on."""
-    plain = generate(model, TEXTS, max_new_tokens=8)
+    plain = greedy_replies(model, TEXTS, max_new_tokens=8)
     with ct.scaled_neurons(model, NEURONS, factor=0.0):
-        assert generate(model, TEXTS, max_new_tokens=8) != plain
+        assert greedy_replies(model, TEXTS, max_new_tokens=8) != plain
 
 
 def test_a_text_that_does_not_fit_is_a_sentence(model):
     with pytest.raises(InvalidInputError, match=r"context is 64"):
-        generate(model, ["tea " * 60], max_new_tokens=8)
+        greedy_replies(model, ["tea " * 60], max_new_tokens=8)
     with pytest.raises(InvalidInputError, match=r"token_budget is 5"):
-        generate(model, TEXTS, max_new_tokens=8, token_budget=5)
+        greedy_replies(model, TEXTS, max_new_tokens=8, token_budget=5)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +112,7 @@ def test_open_answers_hold_what_was_generated(model, rows):
         | {"language": "en"}
         for i, text in enumerate(TEXTS)
     ]
-    said = generate(model, TEXTS, max_new_tokens=6)
+    said = greedy_replies(model, TEXTS, max_new_tokens=6)
     asked[2]["answers"] = ["no such thing", said[2]]
     frame = ct.evaluate_open(model, asked, max_new_tokens=6)
     assert frame["prediction"].tolist() == said
@@ -123,7 +122,7 @@ def test_open_answers_hold_what_was_generated(model, rows):
     ]
     off = ct.evaluate_open(model, asked, neurons=NEURONS, max_new_tokens=6)
     with ct.scaled_neurons(model, NEURONS, factor=0.0):
-        assert off["prediction"].tolist() == generate(model, TEXTS, max_new_tokens=6)
+        assert off["prediction"].tolist() == greedy_replies(model, TEXTS, max_new_tokens=6)
 
 
 def test_faulty_rows_are_listed(model):
@@ -214,7 +213,7 @@ def test_evaluating_written_answers_is_one_line_and_what_counts_is_the_answer(
         prompts.extend(texts)
         return replies
 
-    monkeypatch.setattr(open_answers, "generate", written)
+    monkeypatch.setattr(open_answers, "greedy_replies", written)
     frame = ct.evaluate_open(ct.load_model(), asked)
     assert prompts == asked["prompt"][:]
     assert frame["correct"].tolist() == [number % 3 > 0 for number in range(len(asked))]

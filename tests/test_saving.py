@@ -1,9 +1,11 @@
 """Figures saved for print: sizes on paper, dark on white, letters as text, and no network."""
 
+import json
 import re
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
@@ -45,7 +47,7 @@ def test_the_page_asks_for_nothing(figure, tmp_path, monkeypatch) -> None:
 
     asked = []
 
-    def keep(*_: object, kopts: dict[str, object], **__: object) -> bytes:
+    def keep(*_: object, kopts: dict[str, Any], **__: object) -> bytes:
         asked.append(kaleido.PageGenerator(**kopts).generate_index())
         return b"<svg/>"
 
@@ -63,7 +65,8 @@ def test_the_printed_figure_is_dark_on_white_and_the_given_one_stays() -> None:
     assert figure.to_json() == before
     assert printed.layout.paper_bgcolor == printed.layout.plot_bgcolor == "white"
     assert ct.figures.style.TEXT not in (printed.to_json() or "")
-    assert [[*trace.y] for trace in printed.data] == [[*trace.y] for trace in figure.data]
+    drawn, given = (json.loads(each.to_json() or "") for each in (printed, figure))
+    assert [trace["y"] for trace in drawn["data"]] == [trace["y"] for trace in given["data"]]
 
 
 def test_a_long_title_is_broken_and_given_room() -> None:
