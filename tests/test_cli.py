@@ -489,7 +489,7 @@ def test_the_demo_writes_scores_neurons_table_and_report(demo_folder: Path) -> N
     report = (demo_folder / "report.html").read_text(encoding="utf-8")
     assert "planted" in report
     assert len(list((demo_folder / "cards").iterdir())) == 6
-    assert report.count("What it writes") == 12
+    assert report.count("What it writes") == 6
     assert 'id="doses"' in report
     assert not list(demo_folder.rglob("*.part"))
 

@@ -352,6 +352,26 @@ CALLS: dict[str, tuple[Any, dict[str, tuple]]] = {
             "early_stop": POSITIVE,
         },
     ),
+    "finetuning_study": (
+        lambda m, r, **o: ct.finetuning_study(
+            "atlas",
+            ct.load_benchmark("atlas-sums", split="identify", limit=4),
+            ct.load_benchmark("atlas-sums", split="test", limit=4),
+            neurons=SET,
+            benchmarks={"culture": ct.load_benchmark("atlas", split="test", limit=4)},
+            out="nowhere",
+            **o,
+        ),
+        {
+            "learning_rate": (*NO_NUMBER, -1.0),
+            "epochs": (*NO_NUMBER, 0, -1.0),
+            "batch_size": POSITIVE,
+            "accumulation": POSITIVE,
+            "seeds": ([], [0, 0], [-1], [1.5], [True], 3),
+            "share": SHARE,
+            "token_budget": POSITIVE,
+        },
+    ),
     "figures.model_comparison": (
         lambda m, r, **o: ct.figures.model_comparison({"a": SET, "b": SET}, **o),
         {"seed": SEED},

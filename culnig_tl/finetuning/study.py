@@ -37,7 +37,7 @@ from culnig_tl.files import RunFolder
 from culnig_tl.finetuning.changes import BEFORE, change_table, difference_table
 from culnig_tl.finetuning.modules import rank_modules, select_modules
 from culnig_tl.finetuning.pieces import TASK, Arm, Piece, answers_of
-from culnig_tl.finetuning.settings import Method
+from culnig_tl.finetuning.settings import Method, Settings
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import load_model, model_fingerprint
 from culnig_tl.neurons import NeuronSet
@@ -187,6 +187,16 @@ def finetuning_study(
         "batch_size": batch_size,
         "accumulation": accumulation,
     }
+    Settings(  # refuses what finetune would, before the folder is touched
+        **training,
+        weight_decay=0.0,
+        seed=0,
+        dtype="float32",
+        lora_rank=8,
+        max_steps=None,
+        checkpoint_every=None,
+        early_stop=None,
+    )
     identity = {
         "study": 1,
         "model": model_fingerprint(hooked),
