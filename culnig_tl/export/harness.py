@@ -184,8 +184,8 @@ def _task_manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
         if set(tasks) <= set(own.all_subtasks):
             return own
     manager = manager_of(include_path=None if include_path is None else str(include_path))
-    known = set(manager.all_tasks)
-    if unknown := [task for task in tasks if task not in known]:
+    task_names = set(manager.all_tasks)
+    if unknown := [task for task in tasks if task not in task_names]:
         raise UnknownNameError(
             f"{unknown[0]!r} is no task of the harness; `lm_eval ls tasks` lists its tasks, and "
             "include_path names a folder with your own."

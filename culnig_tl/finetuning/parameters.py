@@ -78,9 +78,9 @@ def modules_of(
         >>> [module.name for module in modules_of(outline("atlas"))][:3]
         ['L0.mlp', 'L0.attn', 'L1.mlp']
     """
-    chosen: list[Kind] = [kind for kind in SITES_OF if kind in kinds]
+    present: list[Kind] = [kind for kind in SITES_OF if kind in kinds]
     by_kind: dict[Kind, dict[str, tuple[Place, ...]]] = {
-        kind: known_places(hf_model, SITES_OF[kind]) for kind in chosen
+        kind: known_places(hf_model, SITES_OF[kind]) for kind in present
     }
     n_layers = max(len(layers) for places in by_kind.values() for layers in places.values())
     return [
@@ -112,17 +112,19 @@ def parameter_names(model: PreTrainedModel | str | Path, modules: Sequence[str])
     check_some("modules", modules)
     hf_model = model if isinstance(model, PreTrainedModel) else outline(model)
     kinds = {name.rpartition(".")[2] for name in modules}
-    asked: list[Kind] = [kind for kind in SITES_OF if kind in kinds]
-    known = {module.name: module for module in modules_of(hf_model, asked)} if asked else {}
+    named_kinds: list[Kind] = [kind for kind in SITES_OF if kind in kinds]
+    by_name = (
+        {module.name: module for module in modules_of(hf_model, named_kinds)} if named_kinds else {}
+    )
     for name in modules:
-        if name not in known:
-            deepest = len(known) // max(len(asked), 1) - 1
-            ending = f"L0 to L{deepest}" if known else "layers counted from 0"
+        if name not in by_name:
+            deepest = len(by_name) // max(len(named_kinds), 1) - 1
+            ending = f"L0 to L{deepest}" if by_name else "layers counted from 0"
             raise UnknownNameError(
                 f"{name!r} is no module of this model; write layer and part as in 'L0.mlp' or "
                 f"'L0.attn' ({ending})."
             )
-    return list(dict.fromkeys(weight for name in modules for weight in known[name].weights))
+    return list(dict.fromkeys(weight for name in modules for weight in by_name[name].weights))
 
 
 def known_places(hf_model: PreTrainedModel, sites: Sequence[str]) -> dict[str, tuple[Place, ...]]:

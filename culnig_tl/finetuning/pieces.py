@@ -133,8 +133,8 @@ class _Tuned:
             "jaccard": None,
         }
         if piece.find is not None:
-            found = piece.find(self._model)
-            record |= {"n_found": len(found), "jaccard": found.jaccard(piece.neurons)}
+            after = piece.find(self._model)
+            record |= {"n_found": len(after), "jaccard": after.jaccard(piece.neurons)}
         return record
 
     def drift(self) -> pd.DataFrame:
