@@ -75,7 +75,7 @@ def state():
 
 IMPORT_LIBRARIES = """
 import accelerate.utils.memory, datasets, numpy, pandas, plotly.graph_objects, plotly.io
-import plotly.subplots, torch, transformers
+import plotly.offline, plotly.subplots, torch, transformers
 """
 
 USE = """
