@@ -53,7 +53,7 @@ from culnig_tl.html import circuitsvis
 from culnig_tl.inspection import generate, inspect_neuron, inspect_neurons, inspect_prompt
 from culnig_tl.models import load_model
 from culnig_tl.neurons import Neuron, NeuronSet
-from culnig_tl.pipeline import Run, culnig, estimate
+from culnig_tl.pipeline import OnRay, Run, culnig, estimate
 from culnig_tl.questions import (
     PreparedQuestions,
     control_of,
@@ -92,6 +92,7 @@ __all__ = [
     "Neuron",
     "NeuronScores",
     "NeuronSet",
+    "OnRay",
     "PreparedQuestions",
     "Run",
     "ablation_effects",

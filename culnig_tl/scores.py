@@ -434,6 +434,15 @@ class ScoreAccumulator:
         if probability is not None:
             self._add_moments(probability, [self._index[culture] for culture in cultures])
 
+    def join(self, other: ScoreSums) -> None:
+        """Add what another accumulator with the same cultures held."""
+        for site, sums in other.sums.items():
+            self._sums[site] = self._sums[site] + sums
+        self._n_prompts = [a + b for a, b in zip(self._n_prompts, other.n_prompts, strict=True)]
+        self._ids.update(dict.fromkeys(other.ids))
+        add_gaps(self._gaps, {site: gaps[None] for site, gaps in other.gaps.items()})
+        self._moments = self._moments + other.moments
+
     def finish(self, **source: Any) -> NeuronScores:
         """The scores of the data set; ``source`` says how they came about.
 

@@ -1,5 +1,6 @@
 """Counts of a plan are those of the run; bytes are counted, and grow with the batch."""
 
+import pytest
 import torch
 
 import culnig_tl as ct
@@ -17,21 +18,30 @@ def test_tokens_passes_and_bytes_are_counted(loaded, rows):
         ("answer", "tiny"),
         ("answer", "half"),
         ("cultures", "tiny"),
+        ("cards", "cultural"),
+        ("doses", "tiny"),
+        ("doses", "half"),
+        ("report", ""),
     ]
     lengths = [len(model.tokenizer(prompt)["input_ids"]) for prompt in rows["prompt"]]
     # one batch, padded to the longest prompt
     assert stages["tokens"].tolist()[:2] == [6 * max(lengths)] * 2
     assert stages["longest"].tolist()[0] == max(lengths)
-    assert stages["questions"].tolist() == [5, 5, 3, 5]
-    assert stages["passes"].tolist() == [1, 5, 5, 1 + 3]
+    assert stages["questions"].tolist() == [5, 5, 3, 5, 5, 5, 3, 0]
+    assert stages["passes"].tolist() == [1, 5, 5, 3, 1, 7, 7, 0]
     assert (plan.stages["seconds"] > 0).all()
     assert plan.seconds == plan.stages["seconds"].sum()
+    low, high = plan.range
+    assert 0 < low <= plan.seconds <= high
+    ratio = plan.with_sets(10).stages["seconds"] / plan.stages["seconds"]
+    assert ratio.tolist() == pytest.approx([1, 2, 2, 1, 1, 1, 1, 1])
     assert plan.weights == sum(4 * weight.numel() for weight in model.parameters())
     n_neurons = sum(
         layers * width for layers, width in (site_shape(model, s) for s in ct.DEFAULT_SITES)
     )
     assert plan.tables == n_neurons * (8 * 3 + 4 * 6)
-    assert plan.peak == plan.weights + plan.batch + plan.tables
+    assert plan.held > plan.weights
+    assert plan.peak == plan.held + plan.batch + plan.tables
 
 
 def test_the_largest_batch_keeps_at_least_the_activations_of_the_mlp(loaded, rows):

@@ -84,7 +84,8 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(asked, folders, tm
     passes = {line[1]: line[6] for line in lines if line[:1] == ["answer"]}
     assert passes == {"blend": "43", "mrpc": "43"}
     assert "GB of memory" in shown
-    assert "going by one small batch" in shown
+    assert "as passes over two small batches took" in shown
+    assert "With --random-design split" in shown
     assert not out.exists()
 
 

@@ -10,16 +10,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_long_runs import SCRIPT, TESTS, run_together
 
 from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, UnwritableError
 from culnig_tl.evaluation import FACTORS, Condition, compare, dose_response
-from culnig_tl.files import read_json, read_record, write_record
+from culnig_tl.files import read_record, write_record
 from culnig_tl.inspection import inspect_neuron
 from culnig_tl.models import load_model
 from culnig_tl.neurons import Neuron, NeuronSet
-from culnig_tl.pipeline import culnig, stages
+from culnig_tl.pipeline import culnig, scoring, stages
 from culnig_tl.pipeline.settings import _FORMAT
 from culnig_tl.questions import DATE
 from culnig_tl.scores import NeuronScores
@@ -58,7 +57,7 @@ FILES = {
     "culture_effects.csv",
     *(f"scores/{name}.safetensors" for name in ("cultural", "control", "recognition")),
     *(f"neurons/{name}.json" for name in ("general", "specific/A", "specific/B")),
-    "answers/culture_effects.parquet",
+    *(f"answers_of_cultures/specific/{culture}.parquet" for culture in "AB"),
     *(
         f"answers/{benchmark}/{name}.parquet"
         for benchmark in ("tiny", "half")
@@ -334,8 +333,8 @@ def test_the_best_neurons_have_cards_and_the_set_has_doses(run_in, model, rows, 
 
 
 def test_cards_and_doses_are_made_on_draws_that_do_not_grow(run_in, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "_CARD_PROMPTS", 4)
-    monkeypatch.setattr(stages, "_DOSE_PROMPTS", 2)
+    monkeypatch.setattr(stages, "CARD_PROMPTS", 4)
+    monkeypatch.setattr(stages, "DOSE_PROMPTS", 2)
     run = run_in(tmp_path, n_cards=1)
     (card,) = run.cards.values()
     assert len(card.questions) == 4
@@ -416,7 +415,7 @@ def test_a_file_in_the_way_is_a_sentence(run_in, passes, tmp_path):
     assert passes == []
 
 
-@pytest.mark.parametrize("stop_at", [0, 2, 4, 6, 8, 10, 18, 19, 20])
+@pytest.mark.parametrize("stop_at", [0, 2, 4, 6, 8, 10, 19, 20, 21])
 def test_an_interrupted_run_leaves_no_part_and_ends_like_one_that_was_not(
     run_in, undisturbed, tmp_path, monkeypatch, stop_at
 ):
@@ -453,7 +452,7 @@ def test_an_interrupt_while_scoring_keeps_what_was_done(
     run_in, passes, tmp_path, monkeypatch, model, n_hooks
 ):
     before = n_hooks(model)
-    score = stages.attribute
+    score = scoring.attribute
     calls = []
 
     def interrupted(*args, **options):
@@ -463,7 +462,7 @@ def test_an_interrupt_while_scoring_keeps_what_was_done(
         return score(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "attribute", interrupted)
+        patch.setattr(scoring, "attribute", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_in(tmp_path / "stopped")
     assert files(tmp_path / "stopped") == {"settings.json", "scores/cultural.safetensors"}
@@ -475,65 +474,6 @@ def test_an_interrupt_while_scoring_keeps_what_was_done(
     whole = run_in(tmp_path / "whole")
     assert rest == len(passes) - 1  # one batch of cultural questions was not scored again
     pd.testing.assert_frame_equal(resumed.table, whole.table)
-
-
-SHARED = (
-    SCRIPT
-    + """
-import json
-from test_pipeline import SETTINGS, control_of, names_of
-from typer.testing import CliRunner
-from culnig_tl import culnig
-from culnig_tl.cli import app
-from culnig_tl.errors import InvalidInputError
-
-out = sys.argv[2]
-data = {"cultural": rows, "control": control_of(rows), "recognition": names_of(rows)}
-try:
-    culnig(model, out=out, **data, **SETTINGS)
-except InvalidInputError as error:
-    said = {"culnig": str(error)}
-any_rows = "atlas:test"
-commands = {
-    "demo": ["--out", out],
-    "paper": ["--model", "atlas", "--out", out],
-    "run": ["atlas", "--cultural", any_rows, "--control", any_rows, "--recognition", any_rows,
-            "--benchmark", f"culture={any_rows}", "--out", out],
-    "select": ["--cultural", "scores.safetensors", "--out", out],
-    "evaluate": ["atlas", any_rows, "--out", out],
-}
-for command, arguments in commands.items():
-    result = CliRunner().invoke(app, [command, *arguments])
-    assert result.exit_code == 2
-    said[command] = " ".join(result.output.split())
-assert not os.path.exists(out)
-with open(f"{out}-{os.environ['RANK']}.json", "w") as file:
-    json.dump(said, file)
-for name, each in data.items():
-    scores = attribute(model, each, clamp=name == "control", progress=False)
-    if os.environ["RANK"] == "0":
-        scores.save(f"{out}/scores/{name}.safetensors")
-"""
-)
-
-
-def test_many_processes_score_and_one_runs(run_in, folders, tmp_path, monkeypatch):
-    """Only scoring is shared; all that would write the same files twice is refused. The run that
-    follows alone takes the scores and ends like one that made its own."""
-    script = tmp_path / "script.py"
-    script.write_text(SHARED)
-    done = run_together(2, script, folders[2], tmp_path / "run", TESTS)
-    assert done.returncode == 0, done.stderr
-    refused = "Each of 2 processes would do this and write the same files"
-    for rank in range(2):
-        said = read_json(tmp_path / f"run-{rank}.json")
-        assert list(said) == ["culnig", "demo", "paper", "run", "select", "evaluate"]
-        assert all(refused in sentence for sentence in said.values()), said
-    whole = run_in(tmp_path / "whole")
-    monkeypatch.setattr(stages, "attribute", None)  # nothing is scored again
-    found = run_in(tmp_path / "run")
-    assert set(found.general) == set(whole.general)
-    pd.testing.assert_frame_equal(found.table, whole.table)
 
 
 KILLED = """

@@ -16,7 +16,7 @@ from culnig_tl.errors import InvalidInputError, MissingFileError
 from culnig_tl.files import RunFolder, file_name, locked, read_json, write_json
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.pipeline import stages
+from culnig_tl.pipeline import measuring
 
 pytestmark = FEW_ROWS
 
@@ -95,15 +95,19 @@ def test_benchmarks_of_any_name_keep_their_answers_apart(run_in, rows, tmp_path)
 def test_on_a_disk_that_tells_no_case_what_a_file_says_keeps_benchmarks_apart(
     run_in, rows, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(stages, "file_name", lambda name: file_name(name).lower())
+    monkeypatch.setattr(measuring, "file_name", lambda name: file_name(name).lower())
     benchmarks = {"A": rows.select([0, 1]), "a": rows.select([2, 3])}
+    run = run_in(tmp_path, benchmarks=benchmarks)
     with pytest.warns(
         UserWarning, match=r"original-0.parquet was not made by this run \(other row"
     ):
-        run = run_in(tmp_path, benchmarks=benchmarks)
+        again = run_in(tmp_path, benchmarks=benchmarks)
     for name, questions in benchmarks.items():
-        of_name = run.answers[run.answers["benchmark"] == name]
-        assert of_name["answer"].unique().tolist() == list(dict.fromkeys(questions["answer"][:]))
+        for each in (run, again):
+            of_name = each.answers[each.answers["benchmark"] == name]
+            assert of_name["answer"].unique().tolist() == list(
+                dict.fromkeys(questions["answer"][:])
+            )
 
 
 def test_cultures_of_any_name_have_a_file_of_their_own(run_in, rows, tmp_path):
@@ -245,7 +249,7 @@ DAMAGES = {
 }
 MADE_AGAIN = [
     "answers/tiny/general-0.parquet",
-    "answers/culture_effects.parquet",
+    "answers_of_cultures/specific/A.parquet",
     "answers/doses.parquet",
     "scores/control.safetensors",
 ]

@@ -42,11 +42,14 @@ Long runs show questions per second and the time left, keep a checkpoint, take s
 memory runs out, and share questions among processes (see ``attribute``).
 """
 
+from culnig_tl.attribution.checkpoint import read_sums, write_sums
 from culnig_tl.attribution.dataset import (
     QuestionScores,
     Scoring,
     attribute,
     attribute_questions,
+    partial_sums,
+    scores_of_sums,
 )
 from culnig_tl.attribution.distributed import launched, require_single_process
 from culnig_tl.attribution.gradients import (
@@ -82,7 +85,11 @@ __all__ = [
     "last_mlp_trimmed",
     "launched",
     "method_name",
+    "partial_sums",
+    "read_sums",
     "recording",
     "require_single_process",
+    "scores_of_sums",
     "starting_at",
+    "write_sums",
 ]

@@ -60,7 +60,7 @@ class Checkpoint:
         if not self._path.exists():
             return None
         try:
-            tensors, header = read_tensors(self._path, _FORMAT)
+            sums, header = read_sums(self._path)
         except DamagedFileError:
             warnings.warn(
                 f"{self._path} is damaged and is kept as {set_aside(self._path).name}; scoring "
@@ -69,24 +69,8 @@ class Checkpoint:
                 stacklevel=5,
             )
             return None
-        _FORMAT.check_fields(
-            self._path,
-            header,
-            settings=dict,
-            sites=list,
-            gaps=list,
-            cultures=list,
-            n_prompts=list,
-            ids=list,
-            dtype=str,
-            n_done=int,
-            token_budget=int,
-        )
         self._check(header["settings"])
-        try:
-            return _sums(tensors, header), header["n_done"], header["token_budget"]
-        except (KeyError, TypeError, InvalidInputError) as error:
-            raise _FORMAT.unusable(self._path, error) from error
+        return sums, header["n_done"], header["token_budget"]
 
     def is_due(self) -> bool:
         """Whether enough time has passed since the last writing."""
@@ -98,21 +82,7 @@ class Checkpoint:
         Raises:
             UnwritableError: the folder cannot be written.
         """
-        header = {
-            "settings": self._settings,
-            "sites": list(held.sums),
-            "gaps": list(held.gaps),
-            "cultures": held.cultures,
-            "n_prompts": held.n_prompts,
-            "ids": held.ids,
-            "dtype": str(held.dtype).removeprefix("torch."),
-            "n_done": n_done,
-            "token_budget": token_budget,
-        }
-        tensors = dict(held.sums)
-        tensors |= {_GAPS + site: values for site, values in held.gaps.items()}
-        tensors[_MOMENTS] = held.moments
-        write_tensors(self._path, _FORMAT, tensors, header)
+        write_sums(self._path, held, self._settings, n_done=n_done, token_budget=token_budget)
         self._written = time.monotonic()
 
     def remove(self) -> None:
@@ -129,6 +99,58 @@ class Checkpoint:
                 f"({', '.join(different)}); give another path, or delete it to start from the "
                 "beginning."
             )
+
+
+def write_sums(
+    path: Path, held: ScoreSums, settings: Mapping[str, Any], *, n_done: int, token_budget: int
+) -> None:
+    """Put sums on disk, with what they depend on.
+
+    Raises:
+        UnwritableError: the folder cannot be written.
+    """
+    header = {
+        "settings": dict(settings),
+        "sites": list(held.sums),
+        "gaps": list(held.gaps),
+        "cultures": held.cultures,
+        "n_prompts": held.n_prompts,
+        "ids": held.ids,
+        "dtype": str(held.dtype).removeprefix("torch."),
+        "n_done": n_done,
+        "token_budget": token_budget,
+    }
+    tensors = dict(held.sums)
+    tensors |= {_GAPS + site: values for site, values in held.gaps.items()}
+    tensors[_MOMENTS] = held.moments
+    write_tensors(path, _FORMAT, tensors, header)
+
+
+def read_sums(path: Path) -> tuple[ScoreSums, dict[str, Any]]:
+    """The sums of a file, and its header.
+
+    Raises:
+        DamagedFileError: the file is not as it was written.
+        InvalidInputError: it holds something else.
+    """
+    tensors, header = read_tensors(path, _FORMAT)
+    _FORMAT.check_fields(
+        path,
+        header,
+        settings=dict,
+        sites=list,
+        gaps=list,
+        cultures=list,
+        n_prompts=list,
+        ids=list,
+        dtype=str,
+        n_done=int,
+        token_budget=int,
+    )
+    try:
+        return _sums(tensors, header), header
+    except (KeyError, TypeError, InvalidInputError) as error:
+        raise _FORMAT.unusable(path, error) from error
 
 
 def _sums(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> ScoreSums:

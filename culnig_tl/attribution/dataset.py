@@ -34,7 +34,13 @@ from culnig_tl.errors import (
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.questions import Batch, PreparedQuestions, Rows, TokenBudget, prepare
-from culnig_tl.scores import NeuronScores, add_gaps, completeness_of
+from culnig_tl.scores import (
+    NeuronScores,
+    ScoreAccumulator,
+    ScoreSums,
+    add_gaps,
+    completeness_of,
+)
 from culnig_tl.sites import DEFAULT_SITES, layers_of
 
 
@@ -241,9 +247,7 @@ def attribute(
     check_number("checkpoint_minutes", checkpoint_minutes, low=0.0)
     work = Workload.of(model, rows, token_budget)
     check_target(target, work.batches)
-    source = scoring.provenance | {"model": model_fingerprint(model), "data": work.fingerprint}
-    if geometric_sites := scoring.geometric_sites(model):
-        source["geometric_sites"] = geometric_sites
+    source = _source(model, work, scoring)
     with LongRun(
         work,
         source,
@@ -258,6 +262,57 @@ def attribute(
     if run.is_main:
         scoring.warn(model, scores.source.get("completeness", {}))
     return scores
+
+
+def partial_sums(
+    model: HookedModel, rows: Rows, part: int, *, n_parts: int, scoring: Scoring
+) -> ScoreSums:
+    """The sums of one of ``n_parts`` parts of the batches, for whoever adds the parts up.
+
+    Args:
+        model: a model with named hook points.
+        rows: all the questions.
+        part: which part, from 0.
+        n_parts: at most the number of batches.
+        scoring: how they are scored.
+    """
+    work = Workload.of(model, rows, 8192)
+    first, after = (len(work.batches) * number // n_parts for number in (part, part + 1))
+    sums = ScoreAccumulator(work.cultures)
+    for piece, scored in scoring.passes(model, work.batches[first:after], work.budget):
+        sums.update(
+            scored.scores,
+            cultures=piece.cultures,
+            ids=piece.ids,
+            gaps=scored.gaps,
+            probability=scored.probability,
+        )
+    return sums.held()
+
+
+def scores_of_sums(
+    model: HookedModel, rows: Rows, parts: Iterable[ScoreSums], scoring: Scoring
+) -> NeuronScores:
+    """What ``attribute`` returns, from the sums of all parts, added in their order.
+
+    Warns:
+        UserWarning: as ``attribute``.
+    """
+    first, *others = parts
+    sums = ScoreAccumulator.of(first)
+    for other in others:
+        sums.join(other)
+    work = Workload.of(model, rows, 8192)
+    scores = sums.finish(**_source(model, work, scoring), model_name=model.cfg.model_name)
+    scoring.warn(model, scores.source.get("completeness", {}))
+    return scores
+
+
+def _source(model: HookedModel, work: Workload, scoring: Scoring) -> dict[str, Any]:
+    """What scores say of how they were made, and of what."""
+    source = scoring.provenance | {"model": model_fingerprint(model), "data": work.fingerprint}
+    geometric_sites = scoring.geometric_sites(model)
+    return source | ({"geometric_sites": geometric_sites} if geometric_sites else {})
 
 
 def attribute_questions(

@@ -78,6 +78,12 @@ SpecificRecipe = Annotated[
         help="Neurons of one culture by the paper's rule, or by contrast with all other cultures."
     ),
 ]
+RandomDesign = Annotated[
+    Literal["full", "split"],
+    typer.Option(
+        help="split: the random sets share the questions, so that ten cost one evaluation."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 TokenBudget = Annotated[int, typer.Option(help="Tokens per pass; smaller needs less memory.")]
 _FULL = (ENOSPC, EDQUOT, EFBIG)
@@ -87,6 +93,11 @@ SITES = {"default": ct.DEFAULT_SITES, "paper": ct.PAPER_SITES}
 
 class _Terminated(KeyboardInterrupt):
     """SIGTERM, which schedulers send, as an exception that lets a run keep what is done."""
+
+
+def stop_as(number: int) -> KeyboardInterrupt:
+    """The exception that a signal raises here."""
+    return _Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
 
 
 @contextmanager

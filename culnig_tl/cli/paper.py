@@ -12,6 +12,16 @@ from rich.table import Table
 
 import culnig_tl as ct
 from culnig_tl.benchmarks import PAPER_BENCHMARKS, paper_rows
+from culnig_tl.cli.engines import (
+    Address,
+    DeviceMap,
+    EngineName,
+    GpusPerWorker,
+    Processes,
+    is_main,
+    launch,
+    loaded,
+)
 from culnig_tl.cli.options import (
     OUT,
     SITES,
@@ -23,12 +33,11 @@ from culnig_tl.cli.options import (
     Sites,
     TokenBudget,
     Trust,
-    load,
     plain_errors,
 )
 from culnig_tl.cli.output import print_warnings
 from culnig_tl.errors import UnknownNameError
-from culnig_tl.evaluation import Mode, asks_for_letters, chance_warning
+from culnig_tl.evaluation import Design, Mode, asks_for_letters, chance_warning
 from culnig_tl.files import replacing
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.pipeline import Plan
@@ -55,6 +64,13 @@ def paper(
     layer_matched: Annotated[
         bool, typer.Option(help="Also random sets with as many neurons in each layer.")
     ] = True,
+    random_design: Annotated[
+        Design | None,
+        typer.Option(
+            help="split: the random sets share the questions, so that ten cost one evaluation (the "
+            "default with --limit); full: as published.",
+        ),
+    ] = None,
     mode: Annotated[
         Mode, typer.Option(help="argmax (published): the likeliest token; options: of the options.")
     ] = "argmax",
@@ -68,6 +84,11 @@ def paper(
     n_ctx: Context = None,
     trust: Trust = False,
     token_budget: TokenBudget = 8192,
+    processes: Processes = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = 1,
+    device_map: DeviceMap = None,
     quiet: Quiet = False,
 ) -> None:
     """The paper's experiment: neurons found on BLEnD, suppressed and doubled, on all benchmarks.
@@ -77,11 +98,18 @@ def paper(
 
     Example:  culnig-tl paper --model google/gemma-3-12b-it --out runs/gemma --dry-run
     """
-    with plain_errors(resumable=None if dry_run else out):
+    with plain_errors(resumable=None if dry_run else out, shared=True):
+        if not dry_run and launch(processes, engine):
+            return
         names = [name.strip() for name in benchmarks.split(",") if name.strip()]
         data, tests = paper_rows(names, data_dir=data_dir, limit=limit)
-        hooked = load(
+        hooked, workers = loaded(
             model,
+            engine=engine,
+            processes=processes,
+            address=address,
+            gpus_per_worker=gpus_per_worker,
+            device_map=device_map,
             backend=backend,
             dtype=dtype,
             device=device,
@@ -90,16 +118,22 @@ def paper(
             quiet=quiet,
         )
         n_matched = n_random if layer_matched else 0
+        design = random_design or ("full" if limit is None else "split")
+        n_sets = {
+            "full": 1 + len(_FACTORS) * (1 + n_random + n_matched),
+            "split": 1 + len(_FACTORS) * (2 + layer_matched),
+        }
         plan = ct.estimate(
             hooked,
             data,
             tests,
-            n_sets=1 + len(_FACTORS) * (1 + n_random + n_matched),
+            n_sets=n_sets[design],
             sites=SITES[sites],
             token_budget=token_budget,
         )
-        _print_plan(plan)
-        print_warnings(filter(None, [_chance_of_letters(hooked, tests, mode)]))
+        if is_main():
+            _print_plan(plan, {name: plan.with_sets(n) for name, n in n_sets.items()}, design)
+            print_warnings(filter(None, [_chance_of_letters(hooked, tests, mode)]))
         if dry_run:
             return
         run = ct.culnig(
@@ -113,10 +147,14 @@ def paper(
             factor=_FACTORS,
             n_random=n_random,
             n_layer_matched=n_matched,
+            random_design=design,
             mode=mode,
             token_budget=token_budget,
+            engine=workers,
             progress=not quiet,
         )
+        if not is_main():
+            return
         _write_tables(run, model)
         print_warnings(run.warnings)
         OUT.print(f"Report: {run.report()}", soft_wrap=True)
@@ -135,7 +173,7 @@ def _chance_of_letters(model: HookedModel, tests: Mapping[str, Dataset], mode: M
     return chance_warning(letters, correct)
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan, by_design: Mapping[str, Plan], design: str) -> None:
     table = Table(box=SIMPLE_HEAD, padding=0)  # its eight columns fit into 80 characters
     for heading in ("stage", "data"):
         table.add_column(heading, overflow="fold")
@@ -145,10 +183,14 @@ def _print_plan(plan: Plan) -> None:
         counts = (f"{row[n]:,}" for n in ("questions", "prompts", "tokens", "longest", "passes"))
         table.add_row(row["stage"], row["data"], *counts, _duration(row["seconds"]))
     OUT.print(table)
+    low, high = map(_duration, plan.range)
+    (other,) = by_design.keys() - {design}
     OUT.print(
-        f"About {_duration(plan.seconds)}, going by one small batch, and "
-        f"{plan.peak / 1e9:.2g} GB of memory ({plan.weights / 1e9:.2g} weights, "
-        f"{plan.batch / 1e9:.2g} the largest batch, {plan.tables / 1e9:.2g} score tables).",
+        f"About {_duration(plan.seconds)} ({low} to {high}, as passes over two small batches "
+        f"took) in one process, and {plan.peak / 1e9:.2g} GB of memory "
+        f"({plan.held / 1e9:.2g} for the model and what holds it, {plan.batch / 1e9:.2g} the "
+        f"largest batch, {plan.tables / 1e9:.2g} score tables). With --random-design {other}: "
+        f"about {_duration(by_design[other].seconds)}.",
         soft_wrap=True,
         highlight=False,
     )

@@ -8,6 +8,16 @@ import pandas as pd
 import typer
 
 import culnig_tl as ct
+from culnig_tl.cli.engines import (
+    Address,
+    DeviceMap,
+    EngineName,
+    GpusPerWorker,
+    Processes,
+    is_main,
+    launch,
+    loaded,
+)
 from culnig_tl.cli.options import (
     OUT,
     SITES,
@@ -18,13 +28,13 @@ from culnig_tl.cli.options import (
     Dtype,
     ModelName,
     Quiet,
+    RandomDesign,
     Sites,
     SpecificRecipe,
     TemplateName,
     TokenBudget,
     Trust,
     benchmarks_of,
-    load,
     plain_errors,
     rows_of,
 )
@@ -47,6 +57,7 @@ def run(
     specific_recipe: SpecificRecipe = "published",
     factor: Annotated[float, typer.Option(help="0 suppresses, 2 enhances.")] = 0.0,
     n_random: Annotated[int, typer.Option(help="Number of random sets.", min=0)] = 10,
+    random_design: RandomDesign = "full",
     cards: Annotated[
         int, typer.Option(help="Number of whole neuron cards; 0 leaves them out.", min=0)
     ] = 12,
@@ -62,18 +73,31 @@ def run(
     chat: Chat = True,
     template: TemplateName = None,
     token_budget: TokenBudget = 8192,
+    processes: Processes = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = 1,
+    device_map: DeviceMap = None,
     quiet: Quiet = False,
 ) -> None:
-    """Score, select, mask and compare on your own model and rows; resumable.
+    """Score, select, mask and compare on your own model and rows; resumable, in one process or in
+    many.
 
     Example:  culnig-tl run my-model --cultural identify.csv --control control.csv
     --recognition countries.csv --benchmark culture=test.csv --benchmark general=qa.csv --out
     runs/mine
     """
-    with plain_errors(resumable=out):
+    with plain_errors(resumable=out, shared=True):
+        if launch(processes, engine):
+            return
         sure = None if membership is None else _membership_of(membership)
-        hooked = load(
+        hooked, workers = loaded(
             model,
+            engine=engine,
+            processes=processes,
+            address=address,
+            gpus_per_worker=gpus_per_worker,
+            device_map=device_map,
             backend=backend,
             dtype=dtype,
             device=device,
@@ -93,9 +117,13 @@ def run(
             specific_recipe=specific_recipe,
             factor=factor,
             n_random=n_random,
+            random_design=random_design,
             n_cards=cards,
+            engine=workers,
             progress=not quiet,
         )
+        if not is_main():
+            return
         print_run(result)
         OUT.print(f"Report: {result.report(membership=sure)}", soft_wrap=True)
 

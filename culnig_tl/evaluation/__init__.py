@@ -33,9 +33,17 @@ from culnig_tl.evaluation.bootstrap import (
 )
 from culnig_tl.evaluation.breakers import Breakers, breakers
 from culnig_tl.evaluation.chance import asks_for_letters, chance_warning, correct_of_original
-from culnig_tl.evaluation.conditions import Condition, Keep, answers_under
+from culnig_tl.evaluation.conditions import (
+    Asked,
+    Condition,
+    Design,
+    Keep,
+    answers_under,
+    asked,
+    check_conditions,
+)
 from culnig_tl.evaluation.doses import FACTORS, dose_response
-from culnig_tl.evaluation.effects import compare, culture_effects
+from culnig_tl.evaluation.effects import compare, culture_effects, effects_of
 from culnig_tl.evaluation.generation import greedy_replies
 from culnig_tl.evaluation.open_answers import evaluate_open
 from culnig_tl.evaluation.selectivity import (
@@ -64,8 +72,10 @@ __all__ = [
     "LAYER_MATCHED",
     "NOTHING",
     "STAR",
+    "Asked",
     "Breakers",
     "Condition",
+    "Design",
     "Drops",
     "Keep",
     "Mode",
@@ -74,16 +84,19 @@ __all__ = [
     "accuracy_by",
     "answers",
     "answers_under",
+    "asked",
     "asks_for_letters",
     "breakers",
     "chance_warning",
     "check_answerable",
+    "check_conditions",
     "compare",
     "condition_labels",
     "control_exceeds",
     "correct_of_original",
     "culture_effects",
     "dose_response",
+    "effects_of",
     "evaluate",
     "evaluate_open",
     "few_questions",

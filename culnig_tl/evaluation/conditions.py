@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, get_args
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from culnig_tl.errors import InvalidInputError, check_number, check_some
+from culnig_tl.errors import InvalidInputError, check_choice, check_number, check_some
 from culnig_tl.evaluation.answers import NOTHING, Mode, answers, check_answerable
 from culnig_tl.evaluation.summary import LAYER_MATCHED, RANDOM
 from culnig_tl.hooks import check_intervention
@@ -19,6 +21,11 @@ Neurons = NeuronSet | Sequence[NeuronSet] | None
 MakeAnswers = Callable[[], pd.DataFrame]
 Keep = Callable[[str, "Condition", int, MakeAnswers], pd.DataFrame]
 """(benchmark, condition, draw, make) -> the answers, made or read where they were kept."""
+Design = Literal["full", "split"]
+"""Whether each of several sets answers all questions, or its own share of them."""
+
+_SPLIT_LEAST = 2
+_SPLIT_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -71,11 +78,99 @@ class Condition:
         return cls(name, sets, float(factor))
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One set of neurons on one benchmark.
+
+    Attributes:
+        benchmark: its name.
+        condition: what is done to the model.
+        draw: which of the condition's sets.
+        rows: numbers of the questions that this set answers; None for all.
+    """
+
+    benchmark: str
+    condition: Condition
+    draw: int
+    rows: tuple[int, ...] | None = None
+
+    @property
+    def neurons(self) -> NeuronSet:
+        return self.condition.sets[self.draw]
+
+    def of(self, prepared: PreparedQuestions) -> PreparedQuestions:
+        """The questions that this set answers."""
+        return prepared if self.rows is None else prepared.select(self.rows)
+
+    def answers(self, prepared: PreparedQuestions, mode: Mode) -> pd.DataFrame:
+        """The frame of ``evaluate``."""
+        return answers(self.of(prepared), self.neurons, self.condition.factor, mode=mode)
+
+    def labelled(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The frame of ``evaluate`` as part of ``answers_under``."""
+        return frame.drop(columns="probabilities").assign(
+            benchmark=self.benchmark,
+            condition=self.condition.name,
+            draw=self.draw,
+            n_neurons=len(self.neurons),
+            factor=self.condition.factor,
+            random=self.condition.random,
+        )
+
+
+def asked(
+    benchmarks: Mapping[str, PreparedQuestions],
+    conditions: Sequence[Condition],
+    *,
+    design: Design = "full",
+) -> list[Asked]:
+    """Every set on every benchmark.
+
+    With ``design="split"`` the random sets of a condition share a benchmark's questions: each is
+    answered under one of the sets, so that ten sets cost one evaluation. Questions are dealt
+    culture by culture. A benchmark with fewer than two questions a set is answered in full, which
+    is cheap.
+
+    Args:
+        benchmarks: prepared questions by name.
+        conditions: what is done to the model.
+        design: whether random sets answer all questions, or share them.
+
+    Raises:
+        InvalidInputError: an unknown design.
+    """
+    check_choice("random_design", design, get_args(Design))
+    pieces = []
+    for benchmark, prepared in benchmarks.items():
+        for condition in conditions:
+            n_sets = len(condition.sets)
+            shared = n_sets > 1 and condition.random and design == "split"
+            shares = _shares(prepared, n_sets) if shared else None
+            for draw in range(n_sets):
+                rows = None if shares is None else shares[draw]
+                pieces.append(Asked(benchmark, condition, draw, rows))
+    return pieces
+
+
+def _shares(prepared: PreparedQuestions, n_sets: int) -> list[tuple[int, ...]] | None:
+    """The rows of each set: all prompts of a question of a culture go to the same one."""
+    names = list(zip(prepared.rows["culture"], prepared.rows["id"], strict=True))
+    units = list(dict.fromkeys(names))
+    if len(units) < _SPLIT_LEAST * n_sets:
+        return None
+    drawn = np.random.default_rng(_SPLIT_SEED).permutation(len(units))
+    dealt = sorted(drawn.tolist(), key=lambda unit: units[unit][0])
+    draw_of = {units[unit]: place % n_sets for place, unit in enumerate(dealt)}
+    of_row = np.array([draw_of[name] for name in names])
+    return [tuple(np.flatnonzero(of_row == draw).tolist()) for draw in range(n_sets)]
+
+
 def answers_under(
     benchmarks: Mapping[str, PreparedQuestions],
     conditions: Sequence[Condition],
     *,
     mode: Mode = "argmax",
+    design: Design = "full",
     progress: str | bool = False,
     keep: Keep = lambda benchmark, condition, draw, make: make(),
 ) -> pd.DataFrame:
@@ -85,6 +180,7 @@ def answers_under(
         benchmarks: prepared questions by name.
         conditions: what is done to the model.
         mode: as in ``evaluate``.
+        design: as in ``asked``.
         progress: the name of a progress bar.
         keep: where a set's answers come from; by default they are made.
 
@@ -99,6 +195,24 @@ def answers_under(
             factor that the model's type cannot hold, or neurons outside the model; all before the
             first pass.
     """
+    check_conditions(benchmarks, conditions, mode)
+    frames = []
+    for piece in tqdm(
+        asked(benchmarks, conditions, design=design), desc=str(progress), disable=not progress
+    ):
+        make = partial(piece.answers, benchmarks[piece.benchmark], mode)
+        frames.append(piece.labelled(keep(piece.benchmark, piece.condition, piece.draw, make)))
+    return pd.concat(frames, ignore_index=True)
+
+
+def check_conditions(
+    benchmarks: Mapping[str, PreparedQuestions], conditions: Sequence[Condition], mode: Mode
+) -> None:
+    """Refuse what ``answers_under`` cannot answer, before the first pass.
+
+    Raises:
+        InvalidInputError: as ``answers_under``.
+    """
     names = [(condition.name, condition.factor) for condition in conditions]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InvalidInputError(
@@ -109,25 +223,3 @@ def answers_under(
         check_answerable(prepared, mode)
         for condition in conditions:
             check_intervention(prepared.model, condition.sets, condition.factor)
-    pieces = [
-        (benchmark, condition, draw)
-        for benchmark in benchmarks
-        for condition in conditions
-        for draw in range(len(condition.sets))
-    ]
-    frames = []
-    for benchmark, condition, draw in tqdm(pieces, desc=str(progress), disable=not progress):
-        neurons = condition.sets[draw]
-        make = partial(answers, benchmarks[benchmark], neurons, condition.factor, mode=mode)
-        frame = keep(benchmark, condition, draw, make)
-        frames.append(
-            frame.drop(columns="probabilities").assign(
-                benchmark=benchmark,
-                condition=condition.name,
-                draw=draw,
-                n_neurons=len(neurons),
-                factor=condition.factor,
-                random=condition.random,
-            )
-        )
-    return pd.concat(frames, ignore_index=True)

@@ -141,19 +141,37 @@ def culture_effects(
     prepared = prepare(model, rows)
     check_answerable(prepared, mode)
     check_intervention(model, sets.values(), factor)
-    original = _by_culture(answers(prepared, mode=mode))
+    original = answers(prepared, mode=mode)
+    masked = {
+        culture: answers(prepared, neurons, factor, mode=mode)
+        for culture, neurons in tqdm(sets.items(), desc="cultures", disable=not progress)
+    }
+    return effects_of(original, masked, sets)
+
+
+def effects_of(
+    original: pd.DataFrame, masked: Mapping[str, pd.DataFrame], sets: Mapping[str, NeuronSet]
+) -> pd.DataFrame:
+    """The frame of ``culture_effects`` from answers that are there.
+
+    Args:
+        original: the frame of ``evaluate`` of the model as it is.
+        masked: the same under each culture's neurons.
+        sets: neurons by the culture they were selected for.
+    """
+    before = _by_culture(original)
+    n_prompts = original.groupby("culture", sort=False).size()
     effects = []
-    for masked, neurons in tqdm(sets.items(), desc="cultures", disable=not progress):
-        answered = answers(prepared, neurons, factor, mode=mode)
-        change = _by_culture(answered) - original
+    for culture, answered in masked.items():
+        change = _by_culture(answered) - before
         effects += [
             {
-                "masked": masked,
+                "masked": culture,
                 "tested": tested,
                 "change": 100 * change.loc[tested, "correct"],
                 "probability_change": change.loc[tested, "probability"],
-                "n_neurons": len(neurons),
-                "n_prompts": int((answered["culture"] == tested).sum()),
+                "n_neurons": len(sets[culture]),
+                "n_prompts": int(n_prompts[tested]),
             }
             for tested in change.index
         ]

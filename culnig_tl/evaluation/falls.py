@@ -92,7 +92,7 @@ class Probabilities:
             answers.pivot_table(index=QUESTION, columns=SET, values="probability", aggfunc=how)
             for how in ("sum", "count")
         )
-        if (n_prompts.to_numpy() != n_prompts.to_numpy()[:, :1]).any():
+        if not _all_answered(n_prompts):
             raise InvalidInputError(
                 "The conditions answer different questions; evaluate all of them, with every set, "
                 "on the same rows of every benchmark."
@@ -143,12 +143,24 @@ class Probabilities:
 
     def falls_of_sets(self, benchmarks: Sequence[str]) -> pd.Series:
         """The fall on some benchmarks, pooled, by condition, factor and draw."""
-        sums = self.totals[self.rows_of(benchmarks)].sum()
-        names = sums.index.to_frame()[CONDITION].itertuples(index=False, name=None)
+        totals = self.totals[self.rows_of(benchmarks)]
+        names = totals.columns.to_frame()[CONDITION].itertuples(index=False, name=None)
         is_original = np.array([name == self.original for name in names])
-        original = sums[is_original].to_numpy(dtype=float).mean(keepdims=True)
-        sets = sums[~is_original]
-        return pd.Series(relative_fall(sets.to_numpy(dtype=float), original), sets.index)
+        sets = totals.loc[:, ~is_original]
+        before = totals.loc[:, is_original].to_numpy(dtype=float).mean(axis=1)
+        same_questions = (sets.notna().to_numpy() * before[:, None]).sum(axis=0)
+        return pd.Series(
+            relative_fall(sets.sum().to_numpy(dtype=float), same_questions), sets.columns
+        )
+
+
+def _all_answered(n_prompts: pd.DataFrame) -> bool:
+    """Whether every condition answers every question with the same prompts: each set does, or sets
+    that share the questions do together."""
+    numbers = n_prompts.to_numpy()
+    alike = np.isnan(numbers) | (numbers == np.nanmax(numbers, axis=1, keepdims=True))
+    whole = n_prompts.notna().T.groupby(level=CONDITION).any().to_numpy()
+    return bool(alike.all() and whole.all())
 
 
 def _clusters(questions: pd.DataFrame) -> Int[np.ndarray, "question"]:

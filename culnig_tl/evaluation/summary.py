@@ -13,6 +13,11 @@ factor cause, of several random conditions those nearest in number:
 ``p_probability``, ``p_probability_layer_matched`` and ``p_probability_sets`` are the same three of
 ``P(answer)``, which moves before accuracy does. Its *fall* is relative to the model as it is,
 ``1 - mean P / mean P of the model as it is``, both means over the prompts of the same questions.
+
+Random sets that share the questions (``design="split"``, see ``evaluation.conditions``) answer
+different ones, so ``p_sets`` ranks their mean changes against the model as it is on the questions
+of each. Fewer questions a set make these noisier than in the full design, and ``p_sets`` larger: it
+errs on the safe side. Their standard deviation would be one of questions, and is NaN.
 """
 
 from collections.abc import Mapping, Sequence
@@ -227,7 +232,7 @@ def _summary(group: pd.DataFrame, seed: int) -> pd.DataFrame:
                 "n_questions": len(units[key]),
                 **_with_intervals(["accuracy", "probability"], units[key], resampled[key]),
                 **falls[key],
-                "accuracy_sd_of_draws": _by_draw(frame, "value").std(),
+                "accuracy_sd_of_draws": _sd_of_draws(frame),
                 **_change(units, resampled, key, base),
                 **_p_values(by_condition, resampled, key, base),
             }
@@ -259,6 +264,16 @@ def _unit_means(answers: pd.DataFrame) -> pd.DataFrame:
 def _by_draw(answers: pd.DataFrame, column: str) -> pd.Series:
     """The mean of a column under each of several sets."""
     return answers.groupby("draw")[column].mean()
+
+
+def _are_shared(answers: pd.DataFrame) -> bool:
+    """Whether each of several sets answers questions of its own."""
+    draws = answers.groupby(["id", "culture"])["draw"].nunique()
+    return bool((draws < answers["draw"].nunique()).any())
+
+
+def _sd_of_draws(answers: pd.DataFrame) -> float:
+    return float("nan") if _are_shared(answers) else _by_draw(answers, "value").std()
 
 
 def _with_intervals(
@@ -323,11 +338,26 @@ def _p_values(
             drops = p_values_of_drop(resampled[key], resampled[others])
             p_values |= dict(zip(pair, drops.tolist(), strict=True))
     if random is not None:
+        sets, own = by_condition[random], by_condition[key]
+        if _are_shared(sets):
+            sets, own = (
+                _changes(each, None if base is None else by_condition[base]) for each in (sets, own)
+            )
         for p_name, column in zip(names[-1], ("value", "probability"), strict=True):
-            sets = _by_draw(by_condition[random], column).to_numpy()
-            value = _by_draw(by_condition[key], column).mean()
-            p_values[p_name] = rank_p_value(-value, -sets)
+            value = _by_draw(own, column).mean()
+            p_values[p_name] = rank_p_value(-value, -_by_draw(sets, column).to_numpy())
     return p_values
+
+
+def _changes(answers: pd.DataFrame, original: pd.DataFrame | None) -> pd.DataFrame:
+    """Mean value and ``P(answer)`` of each question, culture and set, less the original's."""
+    columns = ["value", "probability"]
+    if original is None:
+        return answers.assign(value=float("nan"), probability=float("nan"))
+    means = answers.groupby(["id", "culture", "draw"], as_index=False)[columns].mean()
+    before = original.groupby(["id", "culture"], as_index=False)[columns].mean()
+    paired = means.merge(before, on=["id", "culture"], suffixes=("", "_before"))
+    return means.assign(**{name: paired[name] - paired[f"{name}_before"] for name in columns})
 
 
 def _nearest(by_condition: Mapping[Key, pd.DataFrame], key: Key, kind: str) -> Key | None:

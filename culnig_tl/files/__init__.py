@@ -5,7 +5,7 @@ checksum and what made them), ``locks`` (one process per folder) and ``folder`` 
 once, and made again where something else made them).
 """
 
-from culnig_tl.files.folder import Identity, RunFolder
+from culnig_tl.files.folder import FRAME, RECORD, Identity, Kind, RunFolder
 from culnig_tl.files.locks import locked
 from culnig_tl.files.records import (
     DamagedFileError,
@@ -30,9 +30,12 @@ from culnig_tl.files.writing import (
 )
 
 __all__ = [
+    "FRAME",
+    "RECORD",
     "DamagedFileError",
     "Format",
     "Identity",
+    "Kind",
     "RunFolder",
     "csv_text",
     "file_name",

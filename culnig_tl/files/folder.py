@@ -9,9 +9,10 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 
@@ -32,6 +33,29 @@ Identity = Mapping[str, Any]
 
 _FRAME = Format("culnig_tl.frame", 1, noun="table of a run", writer="ct.culnig")
 _RECORD = Format("culnig_tl.record", 1, noun="record of a run", writer="ct.culnig")
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """How a file is read and written.
+
+    Attributes:
+        read: gives content and identity of a file.
+        write: writes a file of a content and an identity.
+    """
+
+    read: Callable[[Path], tuple[T, Any]]
+    write: Callable[[Path, T, Identity], object]
+
+
+FRAME: Kind[pd.DataFrame] = Kind(
+    partial(read_frame, form=_FRAME),
+    lambda path, frame, identity: write_frame(path, _FRAME, frame, identity=identity),
+)
+RECORD: Kind[dict[str, Any]] = Kind(
+    partial(read_record, form=_RECORD),
+    lambda path, record, identity: write_record(path, _RECORD, record, identity=identity),
+)
 
 
 class RunFolder:
@@ -96,46 +120,30 @@ class RunFolder:
             identity: what it depends on, besides what every file does.
             make: makes it.
         """
-        return self.stored(
-            name,
-            identity,
-            read=partial(read_frame, form=_FRAME),
-            write=lambda path, whole: write_frame(path, _FRAME, make(), identity=whole),
-        )
+        return self.stored(name, identity, FRAME, make)
 
     def record(
-        self, name: str, identity: Identity, make: Callable[[], Mapping[str, Any]]
+        self, name: str, identity: Identity, make: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         """The JSON content of a file, made and written there first if need be."""
-        return self.stored(
-            name,
-            identity,
-            read=partial(read_record, form=_RECORD),
-            write=lambda path, whole: write_record(path, _RECORD, make(), identity=whole),
-        )
+        return self.stored(name, identity, RECORD, make)
 
-    def stored(
-        self,
-        name: str,
-        identity: Identity,
-        *,
-        read: Callable[[Path], tuple[T, Any]],
-        write: Callable[[Path, Identity], object],
-    ) -> T:
-        """What a file holds, written first where there is none or not the one of this run.
+    def stored(self, name: str, identity: Identity, kind: Kind[T], make: Callable[[], T]) -> T:
+        """What a file holds, made and written there first where there is none, or not the one of
+        this run.
 
         Args:
             name: the file, as a path within the folder.
             identity: what it depends on, besides what every file does.
-            read: gives content and identity of a file.
-            write: writes a file with this identity.
+            kind: how it is read and written.
+            make: makes it.
         """
         path, whole = self.file(name), self.whole(identity)
-        if (held := self.held(path, whole, read)) is not None:
+        if (held := self.held(path, whole, kind.read)) is not None:
             return held
         self.lock()
-        write(path, whole)
-        return read(path)[0]
+        kind.write(path, make(), whole)
+        return kind.read(path)[0]
 
     def whole(self, identity: Identity) -> dict[str, Any]:
         """An identity with what every file depends on, as JSON holds it."""
@@ -176,6 +184,11 @@ class RunFolder:
         if not path.is_file() or path.read_bytes() != csv_text(frame).encode():
             self.lock()
             write_csv(path, frame)
+
+    def discard(self, name: str) -> None:
+        """Delete a file that has served its purpose."""
+        self.file(name).unlink()
+        del self._in_use[self.path / name]
 
     def check_complete(self) -> None:
         """Refuse to end as if nothing had happened where files were deleted meanwhile.

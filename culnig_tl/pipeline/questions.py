@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from datasets import Dataset
 
@@ -42,6 +43,13 @@ class RunQuestions:
     tests: Mapping[str, PreparedQuestions]
     culture_test: PreparedQuestions
 
+    @property
+    def test_of_cultures(self) -> str | None:
+        """The name of the benchmark that the culture x culture effects are measured with, where
+        they have no questions of their own."""
+        name, first = next(iter(self.tests.items()))
+        return name if first is self.culture_test else None
+
     @classmethod
     def of(
         cls,
@@ -81,6 +89,50 @@ class RunQuestions:
             if culture_test is None
             else ready(culture_test),
         )
+
+
+@dataclass(frozen=True)
+class GivenQuestions:
+    """The questions of a run as they were given, to be prepared for the same model elsewhere.
+
+    Attributes:
+        data, tests: what ``prepare`` takes, by name.
+        culture_test: the same; None where it is the first of the tests.
+    """
+
+    data: Mapping[str, Mapping[str, Any]]
+    tests: Mapping[str, Mapping[str, Any]]
+    culture_test: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, questions: RunQuestions) -> "GivenQuestions":
+        return cls(
+            data={role: _given(prepared) for role, prepared in questions.data.items()},
+            tests={name: _given(prepared) for name, prepared in questions.tests.items()},
+            culture_test=None
+            if questions.test_of_cultures is not None
+            else _given(questions.culture_test),
+        )
+
+    def on(self, model: HookedModel) -> RunQuestions:
+        """The questions ready for a model."""
+        data, tests = (
+            {name: prepare(model, **given) for name, given in named.items()}
+            for named in (self.data, self.tests)
+        )
+        first = next(iter(tests.values()))
+        given = self.culture_test
+        return RunQuestions(data, tests, first if given is None else prepare(model, **given))
+
+
+def _given(prepared: PreparedQuestions) -> dict[str, Any]:
+    return {
+        "rows": prepared.rows.to_list(),
+        "chat": prepared.chat,
+        "template": prepared.template,
+        "token_budget": prepared.budget.initial,
+        "shared_tokens": "keep",  # what was to be left out is
+    }
 
 
 def _check_cultures(data: Mapping[str, PreparedQuestions]) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from culnig_tl.attribution import OwnMethod, Scoring, require_single_process
+from culnig_tl.attribution import OwnMethod, Scoring
 from culnig_tl.errors import InvalidInputError, check_number, check_numbers
 from culnig_tl.evaluation import (
     Breakers,
+    Design,
     Mode,
     chance_warning,
     check_answerable,
@@ -31,23 +32,18 @@ from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import check_intervention
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.neurons import NeuronSet
+from culnig_tl.pipeline.measuring import measure
 from culnig_tl.pipeline.questions import RunQuestions
+from culnig_tl.pipeline.scoring import score
 from culnig_tl.pipeline.settings import (
     Settings,
     identity_of,
     open_run_folder,
     written_settings,
 )
-from culnig_tl.pipeline.stages import (
-    Stage,
-    answer,
-    check_breakers,
-    look_closer,
-    measure_cultures,
-    score,
-    select,
-    with_unbroken,
-)
+from culnig_tl.pipeline.stage import Stage
+from culnig_tl.pipeline.stages import check_breakers, look_closer, save_table, select, with_unbroken
+from culnig_tl.pipeline.work import Engine, usual_engine
 from culnig_tl.questions import Rows
 from culnig_tl.scores import NeuronScores
 from culnig_tl.selection import Recipe, SpecificRecipe, usual_attention_top
@@ -155,12 +151,17 @@ def culnig(
     factor: float | Sequence[float] = 0.0,
     n_random: int = 10,
     n_layer_matched: int = 0,
+    random_design: Design = "full",
     mode: Mode = "argmax",
     n_cards: int = 12,
     token_budget: int = 8192,
+    engine: Engine | None = None,
     progress: bool = True,
 ) -> Run:
     """Find culture neurons, switch them off, and measure what that does.
+
+    Several processes do one run together when torchrun, ``accelerate launch`` or ``srun`` started
+    them, each with the whole model and all with one folder; each returns the same run.
 
     Args:
         model: a frozen model with named hook points.
@@ -185,6 +186,8 @@ def culnig(
             is that of the culture x culture effects and of the report's text.
         n_random: number of random sets.
         n_layer_matched: number of random sets with as many neurons in each layer.
+        random_design: ``"split"`` has the random sets of each kind share a benchmark's questions,
+            so that ten sets cost one evaluation; ``"full"``, as published, has each answer all.
         mode: what counts as an answer, as in ``evaluate``.
         n_cards: how many of the best culture-general neurons get a whole card. Their cost is one
             forward and backward pass and ``1 + n_cards`` forward passes over at most 64 cultural
@@ -192,13 +195,15 @@ def culnig(
             them takes 7 forward passes over at most 24 prompts of each benchmark. 0 leaves both
             out. No other stage depends on it.
         token_budget: tokens per pass, padding counted; prepared questions have their own.
+        engine: who does the work; by default the processes that were launched together, or this
+            one alone. ``ct.OnRay`` has a Ray cluster do it.
         progress: show progress bars.
 
     Raises:
         InvalidInputError: rows that cannot be used, a number that is not finite or out of range, an
-            unknown choice, no benchmarks, a folder with a run of other settings or other scores, or
-            several processes. All but what a folder holds is refused before the model runs, and
-            before the folder is touched.
+            unknown choice, no benchmarks, or a folder with a run of other settings or other scores.
+            All but what a folder holds is refused before the model runs, and before the folder is
+            touched.
         UnwritableError: the folder cannot be written.
         MissingFileError: files of the run were deleted while it ran.
 
@@ -216,7 +221,6 @@ def culnig(
         >>> run.table["condition"].tolist()
         ['original', 'general', 'random']
     """
-    require_single_process()
     check_number("n_cards", n_cards, low=0, whole=True)
     if (recipe == "selective") != (general is not None):
         raise InvalidInputError(
@@ -237,6 +241,7 @@ def culnig(
         n_random=n_random,
         n_layer_matched=n_layer_matched,
         mode=mode,
+        random_design=random_design,
     )
     questions = RunQuestions.of(
         model,
@@ -252,10 +257,13 @@ def culnig(
     shared_rows = _rows_in_common(questions)
     warn(shared_rows)
     written = written_settings(model, settings, questions)
-    with RunFolder(out, identity_of(written)) as folder:
-        open_run_folder(folder, written)
-        run = _run(Stage(folder, model, settings, questions, progress), written, n_cards)
-        folder.check_complete()
+    with (
+        usual_engine() if engine is None else engine as engine,
+        RunFolder(out, identity_of(written)) as folder,
+    ):
+        engine.first(lambda: open_run_folder(folder, written))
+        run = _run(Stage(folder, model, settings, questions, engine, progress), written, n_cards)
+        engine.first(folder.check_complete)
     at_chance = chance_warning(questions.tests, correct_of_original(run.answers))
     control_above = control_exceeds(run.scores["cultural"], run.scores["control"])
     warn(at_chance, control_above)
@@ -277,11 +285,10 @@ def _run(stage: Stage, written: Mapping[str, Any], n_cards: int) -> Run:
     sets, specific = select(stage, scores)
     selected = sets["general"]
     checked = check_breakers(stage, sets)
-    answers = answer(stage, with_unbroken(sets, checked))
-    effects = measure_cultures(stage, specific) if specific else pd.DataFrame()
+    answers, effects = measure(stage, with_unbroken(sets, checked), specific)
     table = with_selectivity(summarise(answers), answers)
-    stage.folder.csv("table.csv", table)
-    stage.folder.csv("culture_effects.csv", effects)
+    save_table(stage, "table.csv", table)
+    save_table(stage, "culture_effects.csv", effects)
     run = Run(
         stage.folder.path,
         written,
@@ -296,7 +303,7 @@ def _run(stage: Stage, written: Mapping[str, Any], n_cards: int) -> Run:
     if not n_cards or not len(selected):
         return run
     cards, doses = look_closer(stage, scores, selected, n_cards)
-    stage.folder.csv("doses.csv", doses)
+    save_table(stage, "doses.csv", doses)
     return replace(run, cards=cards, doses=doses)
 
 

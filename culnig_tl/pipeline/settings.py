@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from culnig_tl.attribution import OwnMethod, method_name
 from culnig_tl.errors import InvalidInputError, check_choice, check_number, check_numbers
-from culnig_tl.evaluation import Mode
+from culnig_tl.evaluation import Design, Mode
 from culnig_tl.files import (
     DamagedFileError,
     Format,
@@ -69,6 +69,7 @@ class Settings:
     n_random: int = 10
     n_layer_matched: int = 0
     mode: Mode = "argmax"
+    random_design: Design = "full"
 
     def __post_init__(self) -> None:
         check_numbers("factor", self.factor, distinct=True)
@@ -84,6 +85,7 @@ class Settings:
         check_choice("recipe", self.recipe, get_args(Recipe))
         _check_specific_recipe(self.recipe, self.specific_recipe)
         check_choice("mode", self.mode, get_args(Mode))
+        check_choice("random_design", self.random_design, get_args(Design))
 
     def to_json(self) -> dict[str, Any]:
         """The settings as they are written down."""
@@ -100,6 +102,7 @@ class Settings:
             "n_random": self.n_random,
             "n_layer_matched": self.n_layer_matched,
             "mode": self.mode,
+            "random_design": self.random_design,
         }
 
     @classmethod
@@ -118,6 +121,7 @@ class Settings:
             n_random=written["n_random"],
             n_layer_matched=written["n_layer_matched"],
             mode=written["mode"],
+            random_design=written.get("random_design", "full"),
         )
 
     def arguments(self) -> dict[str, Any]:
@@ -131,7 +135,7 @@ class Settings:
         if len(self.factor) == 1:
             arguments["factor"] = self.factor[0]
         usual = Settings()
-        for name in ("method", "recipe", "specific_recipe"):
+        for name in ("method", "recipe", "specific_recipe", "random_design"):
             if arguments[name] == getattr(usual, name):
                 del arguments[name]
         return arguments
@@ -210,6 +214,7 @@ def open_run_folder(folder: RunFolder, written: Mapping[str, Any]) -> None:
         "dtype": written["dtype"],
         "method": "gradient_x_activation",
         "recipe": "published",
+        "random_design": "full",
         "prompts": {},
     }
     there, wanted = usual | there, usual | dict(written)

@@ -1,96 +1,45 @@
-"""The stages of a run: each keeps what it makes in files, and reads what is there already."""
+"""Stages of a run beside scoring and answers: each keeps what it makes in files, and reads what is
+there already."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from culnig_tl.attribution import Scoring, attribute
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import (
-    FACTORS,
-    LAYER_MATCHED,
-    Breakers,
-    Condition,
-    answers_under,
-    breakers,
-    culture_effects,
-    dose_response,
+from culnig_tl.evaluation import FACTORS, Breakers, breakers, dose_response
+from culnig_tl.files import (
+    FRAME,
+    RECORD,
+    DamagedFileError,
+    Identity,
+    RunFolder,
+    file_name,
+    read_json,
 )
-from culnig_tl.files import DamagedFileError, Identity, RunFolder, file_name, read_json
-from culnig_tl.hooked_model import HookedModel
 from culnig_tl.inspection import NeuronCard, inspect_neurons
-from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.pipeline.questions import RunQuestions
-from culnig_tl.pipeline.settings import Settings
+from culnig_tl.pipeline.stage import (
+    Stage,
+    Wanted,
+    digest_of,
+    digests,
+    drawn,
+    n_tokens,
+    results,
+    rows_identity,
+)
+from culnig_tl.pipeline.work import Piece, Setup
 from culnig_tl.questions import PreparedQuestions
 from culnig_tl.scores import NeuronScores
-from culnig_tl.selection import culture_specific, random_neurons, select_general
+from culnig_tl.selection import culture_specific, select_general
 
-_CARD_PROMPTS = 64
-_DOSE_PROMPTS = 24
+CARD_PROMPTS = 64
+DOSE_PROMPTS = 24
 _BREAKER_PROMPTS = 60
-_SEED = 0
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What every stage works with.
-
-    Attributes:
-        folder: the run's folder.
-        model: the model.
-        settings: what the results depend on.
-        questions: the questions of the run, prepared.
-        progress: show progress bars.
-    """
-
-    folder: RunFolder
-    model: HookedModel
-    settings: Settings
-    questions: RunQuestions
-    progress: bool
-
-
-def score(stage: Stage) -> dict[str, NeuronScores]:
-    """Scores of cultural questions, control, country names and, for some recipes, general ones.
-
-    Raises:
-        InvalidInputError: the folder holds scores that this run would not make.
-    """
-    scores, fingerprint = {}, model_fingerprint(stage.model)
-    for role, prepared in stage.questions.data.items():
-        path = stage.folder.file(f"scores/{role}.safetensors")
-        scoring = Scoring(
-            sites=stage.settings.sites,
-            method=stage.settings.method,
-            clamp=role in ("control", "general"),
-        )
-        held = _whole_scores(stage.folder, path)
-        if held is None:
-            stage.folder.lock()
-            attribute(
-                stage.model,
-                prepared,
-                sites=scoring.sites,
-                method=scoring.method,
-                clamp=scoring.clamp,
-                checkpoint=path.with_suffix(".checkpoint"),
-                out=path,
-                progress=role if stage.progress else False,
-            )
-            held = NeuronScores.load(path)
-        scores[role] = held
-        origin = {"model": fingerprint, "data": prepared.fingerprint}
-        _check_source(path, scores[role].source, {"target": None} | scoring.provenance | origin)
-    return scores
 
 
 def select(
@@ -118,7 +67,7 @@ def select(
             recognition_top=settings.recognition_top,
         )
     for name, neurons in sets.items():
-        _save(stage.folder, f"neurons/{name}.json", neurons)
+        _save(stage, f"neurons/{name}.json", neurons)
     rule = settings.specific_recipe or settings.recipe
     specific = {
         culture: culture_specific(
@@ -134,7 +83,7 @@ def select(
         if culture in scores["recognition"].cultures and len(scores["cultural"].cultures) > 1
     }
     for culture, neurons in specific.items():
-        _save(stage.folder, f"neurons/specific/{file_name(culture)}.json", neurons)
+        _save(stage, f"neurons/specific/{file_name(culture)}.json", neurons)
     return sets, specific
 
 
@@ -142,21 +91,30 @@ def check_breakers(stage: Stage, sets: Mapping[str, NeuronSet]) -> dict[str, Bre
     """Which neurons of each set break the model, by the name of the set, judged on a draw of the
     first general benchmark; nothing where there is none."""
     general = next(
-        (rows for rows in stage.questions.tests.values() if not any(rows.cultures)), None
+        ((name, rows) for name, rows in stage.questions.tests.items() if not any(rows.cultures)),
+        None,
     )
     if general is None:
         return {}
-    rows, mode = _drawn(general, _BREAKER_PROMPTS), stage.settings.mode
-
-    def make() -> dict[str, Any]:
-        return {
-            name: breakers(stage.model, rows, neurons, mode=mode).to_json()
-            for name, neurons in sets.items()
-        }
-
-    identity = {"rows": _rows(rows), "neurons": _digests(sets), "mode": mode}
-    checked = stage.folder.record("breakers.json", identity, make)
+    test, rows = general
+    rows = drawn(rows, _BREAKER_PROMPTS)
+    identity = {
+        "rows": rows_identity(rows),
+        "neurons": digests(sets),
+        "mode": stage.settings.mode,
+    }
+    make = partial(_breakers, test=test, sets=dict(sets))
+    wanted = Wanted("breakers.json", identity, make, len(sets) * n_tokens(rows), RECORD)
+    (checked,) = results(stage, [wanted], "breakers")
     return {name: Breakers.from_json(each) for name, each in checked.items()}
+
+
+def _breakers(setup: Setup, *, test: str, sets: Mapping[str, NeuronSet]) -> dict[str, Any]:
+    rows, mode = drawn(setup.questions.tests[test], _BREAKER_PROMPTS), setup.settings.mode
+    return {
+        name: breakers(setup.model, rows, neurons, mode=mode).to_json()
+        for name, neurons in sets.items()
+    }
 
 
 def with_unbroken(
@@ -171,54 +129,6 @@ def with_unbroken(
     return {**sets, **{name: rest for name, rest in rests.items() if len(rest)}}
 
 
-def answer(stage: Stage, sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
-    """Answers of every benchmark under every condition, each set kept in a file of its own."""
-    tests, mode = stage.questions.tests, stage.settings.mode
-
-    def keep(
-        benchmark: str, condition: Condition, draw: int, make: Callable[[], pd.DataFrame]
-    ) -> pd.DataFrame:
-        is_first = condition.factor == stage.settings.factor[0] or condition.name == "original"
-        factor = "" if is_first else f"@{condition.factor!r}"
-        name = f"{file_name(condition.name)}{factor}-{draw}.parquet"
-        identity = {
-            "rows": _rows(tests[benchmark]),
-            "neurons": condition.sets[draw].fingerprint,
-            "factor": condition.factor,
-            "mode": mode,
-        }
-        return stage.folder.frame(f"answers/{_folder_name(benchmark)}/{name}", identity, make)
-
-    return answers_under(
-        tests,
-        _conditions(stage, sets),
-        mode=mode,
-        progress="answers" if stage.progress else False,
-        keep=keep,
-    )
-
-
-def measure_cultures(stage: Stage, specific: Mapping[str, NeuronSet]) -> pd.DataFrame:
-    """What scaling each culture's neurons does to every culture."""
-    rows, factor, mode = stage.questions.culture_test, stage.settings.factor[0], stage.settings.mode
-    make = partial(
-        culture_effects,
-        stage.model,
-        rows,
-        specific,
-        factor=factor,
-        mode=mode,
-        progress=stage.progress,
-    )
-    identity = {
-        "rows": _rows(rows),
-        "neurons": _digests(specific),
-        "factor": factor,
-        "mode": mode,
-    }
-    return stage.folder.frame("answers/culture_effects.parquet", identity, make)
-
-
 def look_closer(
     stage: Stage, scores: Mapping[str, NeuronScores], general: NeuronSet, n_cards: int
 ) -> tuple[dict[str, NeuronCard], pd.DataFrame]:
@@ -231,80 +141,84 @@ def look_closer(
         for site, layer, index, _ in general.to_frame().head(n_cards).itertuples(index=False)
     ]
     cards = _cards(stage, scores, best)
-    draws = {name: _drawn(rows, _DOSE_PROMPTS) for name, rows in stage.questions.tests.items()}
-    make = partial(
-        dose_response,
-        stage.model,
-        draws,
-        general,
-        factors=FACTORS,
-        mode=stage.settings.mode,
-        progress=stage.progress,
-    )
+    cards = _cards(stage, scores, best)
+    draws = _dose_questions(stage.questions)
     identity = {
-        "rows": {name: _rows(rows) for name, rows in draws.items()},
+        "rows": {name: rows_identity(rows) for name, rows in draws.items()},
         "neurons": general.fingerprint,
         "factors": FACTORS,
         "mode": stage.settings.mode,
     }
-    return cards, stage.folder.frame("answers/doses.parquet", identity, make)
+    cost = len(FACTORS) * sum(map(n_tokens, draws.values()))
+    make = partial(_doses, neurons=general)
+    wanted = Wanted("answers/doses.parquet", identity, make, cost, FRAME)
+    (doses,) = results(stage, [wanted], "doses")
+    return cards, doses
 
 
-def _conditions(stage: Stage, selected: Mapping[str, NeuronSet]) -> list[Condition]:
-    """The model as it is, and every kind of set at every factor."""
-    general = selected["general"]
-    random, matched = (
-        tuple(
-            random_neurons(stage.model, like=general, seed=seed, layer_matched=layer_matched)
-            for seed in range(number)
-        )
-        for number, layer_matched in (
-            (stage.settings.n_random, False),
-            (stage.settings.n_layer_matched, True),
-        )
+def _doses(setup: Setup, *, neurons: NeuronSet) -> pd.DataFrame:
+    return dose_response(
+        setup.model,
+        _dose_questions(setup.questions),
+        neurons,
+        factors=FACTORS,
+        mode=setup.settings.mode,
+        progress=False,
     )
-    sets = {name: (neurons,) for name, neurons in selected.items()}
-    sets |= {"random": random, LAYER_MATCHED: matched}
-    return [
-        Condition("original"),
-        *(
-            Condition(name, neurons, factor)
-            for factor in stage.settings.factor
-            for name, neurons in sets.items()
-            if neurons
-        ),
-    ]
+
+
+def _dose_questions(questions: RunQuestions) -> dict[str, PreparedQuestions]:
+    return {name: drawn(rows, DOSE_PROMPTS) for name, rows in questions.tests.items()}
 
 
 def _cards(
     stage: Stage, scores: Mapping[str, NeuronScores], neurons: Sequence[Neuron]
 ) -> dict[str, NeuronCard]:
     """Cards by name: read where there are files of them, made together where not."""
-    rows, sites = _drawn(stage.questions.data["cultural"], _CARD_PROMPTS), stage.settings.sites
+    folder = stage.folder
+    rows = drawn(stage.questions.data["cultural"], CARD_PROMPTS)
     sources = {name: dict(each.source) for name, each in scores.items()}
-    identity = stage.folder.whole(
-        {"rows": _rows(rows), "scores": _digest_of(sources), "sites": sites}
+    identity = folder.whole(
+        {
+            "rows": rows_identity(rows),
+            "scores": digest_of(sources),
+            "sites": stage.settings.sites,
+        }
     )
-    paths = {
-        neuron: stage.folder.file(f"cards/{file_name(str(neuron))}.json") for neuron in neurons
-    }
-    held = {neuron: stage.folder.held(path, identity, _card) for neuron, path in paths.items()}
-    if missing := [neuron for neuron, card in held.items() if card is None]:
-        stage.folder.lock()
-        cards = inspect_neurons(
-            stage.model,
-            rows,
-            NeuronSet.of(missing),
-            scores=scores,
-            sites=sites,
-            progress=stage.progress,
-        )
-        for neuron in missing:
-            cards[str(neuron)].save(paths[neuron], identity=identity)
-    return {
-        str(neuron): NeuronCard.load(paths[neuron]) if card is None else card
-        for neuron, card in held.items()
-    }
+    paths = {str(neuron): folder.file(f"cards/{file_name(str(neuron))}.json") for neuron in neurons}
+
+    def missing() -> list[str]:
+        names = [name for name, path in paths.items() if not folder.held(path, identity, _card)]
+        if names:
+            folder.lock()
+        return names
+
+    def piece(names: Sequence[str]) -> Piece:
+        def keep(cards: Mapping[str, NeuronCard]) -> None:
+            for name, card in cards.items():
+                card.save(paths[name], identity=identity)
+
+        make = partial(_make_cards, neurons=NeuronSet.of(names), scores=scores)
+        cost = len(names) * n_tokens(rows)
+        return Piece(make, cost, keep, lambda: all(paths[name].exists() for name in names))
+
+    names = stage.engine.first(missing)
+    hands = [names[first :: stage.engine.n_workers] for first in range(stage.engine.n_workers)]
+    stage.run([piece(hand) for hand in hands if hand], "cards")
+    return {name: NeuronCard.load(path) for name, path in paths.items()}
+
+
+def _make_cards(
+    setup: Setup, *, neurons: NeuronSet, scores: Mapping[str, NeuronScores]
+) -> dict[str, NeuronCard]:
+    return inspect_neurons(
+        setup.model,
+        drawn(setup.questions.data["cultural"], CARD_PROMPTS),
+        neurons,
+        scores=scores,
+        sites=setup.settings.sites,
+        progress=False,
+    )
 
 
 def _card(path: Path) -> tuple[NeuronCard, Identity]:
@@ -312,12 +226,22 @@ def _card(path: Path) -> tuple[NeuronCard, Identity]:
     return NeuronCard.load(path), read_json(path).get("identity", {})
 
 
-def _save(folder: RunFolder, name: str, neurons: NeuronSet) -> None:
+def save_table(stage: Stage, name: str, frame: pd.DataFrame) -> None:
+    """Write a frame as csv, unless the file holds just that."""
+    stage.engine.first(lambda: stage.folder.csv(name, frame))
+
+
+def _save(stage: Stage, name: str, neurons: NeuronSet) -> None:
     """Write a set of neurons, unless the file holds just that."""
+    folder = stage.folder
     path = folder.file(name)
-    if not path.exists() or not _holds_neurons(folder, path, neurons):
-        folder.lock()
-        neurons.save(path)
+
+    def write() -> None:
+        if not path.exists() or not _holds_neurons(folder, path, neurons):
+            folder.lock()
+            neurons.save(path)
+
+    stage.engine.first(write)
 
 
 def _holds_neurons(folder: RunFolder, path: Path, neurons: NeuronSet) -> bool:
@@ -328,52 +252,3 @@ def _holds_neurons(folder: RunFolder, path: Path, neurons: NeuronSet) -> bool:
         return False
     except InvalidInputError:  # of another format: it holds no neurons
         return False
-
-
-def _whole_scores(folder: RunFolder, path: Path) -> NeuronScores | None:
-    """The scores that are there, which the user may have made; damaged ones are set aside."""
-    try:
-        return NeuronScores.load(path) if path.exists() else None
-    except DamagedFileError:
-        folder.set_aside(path)
-        return None
-
-
-def _folder_name(benchmark: str) -> str:
-    """The folder of a benchmark's answers; no full stop, as the files beside it have one."""
-    return file_name(benchmark).replace(".", "%2E")
-
-
-def _rows(prepared: PreparedQuestions) -> dict[str, Any]:
-    """What identifies questions: rows, how they are rendered, and the date in the prompts."""
-    return {"fingerprint": prepared.fingerprint, "date": prepared.date}
-
-
-def _digests(sets: Mapping[str, NeuronSet]) -> dict[str, str]:
-    return {name: neurons.fingerprint for name, neurons in sets.items()}
-
-
-def _digest_of(content: Any) -> str:
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _drawn(prepared: PreparedQuestions, number: int) -> PreparedQuestions:
-    """At most so many of the questions, drawn and kept in their order."""
-    if len(prepared) <= number:
-        return prepared
-    rows = np.random.default_rng(_SEED).permutation(len(prepared))[:number]
-    return prepared.select(sorted(rows.tolist()))
-
-
-def _check_source(path: Path, source: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    different = [
-        f"{key} is {source.get(key)!r}, not {value!r}"
-        for key, value in wanted.items()
-        if source.get(key) != value
-    ]
-    if different:
-        raise InvalidInputError(
-            f"{path} holds other scores than this run would make ({', '.join(different)}); make "
-            "them of the same rows, model, type of weights and sites, clamped on control and "
-            "general questions only, or delete the file."
-        )
