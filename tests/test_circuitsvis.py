@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,7 +14,12 @@ from browser import keep_screenshot, opened
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.html import Html
-from culnig_tl.html.circuitsvis import colored_tokens, text_neuron_activations, topk_tokens
+from culnig_tl.html.circuitsvis import (
+    attention_heads,
+    colored_tokens,
+    text_neuron_activations,
+    topk_tokens,
+)
 
 ODD = [
     "<bos>",
@@ -47,6 +52,13 @@ def activations(*shape: int) -> Any:
     return np.random.default_rng(0).uniform(-1.0, 2.0, shape)
 
 
+def pattern(n_heads: int, n_tokens: int) -> torch.Tensor:
+    """Where each token attends: to those up to itself, in random shares."""
+    numbers = torch.from_numpy(activations(n_heads, n_tokens, n_tokens))
+    later = torch.ones(n_tokens, n_tokens).triu(1).bool()
+    return numbers.masked_fill(later, -torch.inf).softmax(-1)
+
+
 def written(folder: Path, *parts: Html) -> Path:
     """A page of widgets, each followed by text."""
     path = folder / "page.html"
@@ -77,6 +89,7 @@ WIDGETS: dict[str, Callable[[], Html]] = {
     "colored_tokens": lambda: colored_tokens(ODD, activations(len(ODD))),
     "text_neuron_activations": lambda: text_neuron_activations(ODD, activations(len(ODD), 2, 3)),
     "topk_tokens": lambda: topk_tokens([ODD], [activations(2, len(ODD), 3)]),
+    "attention_heads": lambda: attention_heads(pattern(2, len(ODD)), ODD, ["<L0.H0>", "L0.H1"]),
 }
 every = pytest.mark.parametrize("make", WIDGETS.values(), ids=WIDGETS.keys())
 
@@ -156,6 +169,16 @@ GRID = activations(2, 3, 4)
             lambda: topk_tokens([["a"] * 3], [GRID], sample_labels=["one", "two"]),
             "sample_labels has 2 names for 1",
         ),
+        (lambda: attention_heads(GRID[0], ["a"] * 3), r"shape \(3, 4\); give one axis each for"),
+        (lambda: attention_heads(GRID, ["a"] * 3), r"3 tokens .* as many tokens as axis 2 is long"),
+        (
+            lambda: attention_heads(np.ones((1, 2, 2)), ["a", "b"], ["one", "two"]),
+            "attention_head_names has 2 names for 1",
+        ),
+        (
+            lambda: attention_heads(np.ones((1, 2, 2)), ["a", "b"], mask_upper_tri=cast("bool", 1)),
+            "mask_upper_tri is 1",
+        ),
     ],
 )
 def test_what_does_not_fit_is_a_sentence(call, message):
@@ -178,11 +201,32 @@ def test_a_browser_shows_every_token_exactly_and_what_follows(tmp_path, scheme):
         page.locator("table").wait_for()
         assert page.locator(".colored-tokens").evaluate_all(TOKENS) == [ODD, ODD, ODD, ODD[:5]]
         assert set(page.locator("td > span").all_text_contents()) <= set(ODD)
-        assert page.locator("#after").all_text_contents() == ["what follows"] * 4
+        assert page.locator("#after").all_text_contents() == ["what follows"] * 5
         assert all(after.is_visible() for after in page.locator("#after").all())
         ids = page.locator("[data-component]").evaluate_all("all => all.map(one => one.id)")
-        assert len(set(ids)) == 4
+        assert len(set(ids)) == 5
+        assert_heads_are_seen(page)
         keep_screenshot(page, f"circuitsvis_{scheme}")
+
+
+def assert_heads_are_seen(page: Any) -> None:
+    """Each head's name and pattern are drawn, and the one that is pointed at is large."""
+    assert page.locator("h4").all_text_contents() == ["<L0.H0>", "L0.H1"]
+    assert page.locator("h2").text_content() == "<L0.H0>"
+    canvases = page.locator("[data-component] canvas")
+    assert canvases.count() == 3
+    painted = canvases.evaluate_all(
+        "all => all.map(one => new Set(new Uint32Array(one.getContext('2d')"
+        ".getImageData(0, 0, one.width, one.height).data.buffer)).size)"
+    )
+    assert min(painted) > 20, "shares of attention differ in colour"
+    page.locator("h4").nth(1).hover()
+    assert page.locator("h2").text_content() == "L0.H1"
+
+
+def test_white_space_of_tokens_is_seen_in_patterns():
+    source = attention_heads(pattern(1, 3), [" a", "a", "\n"]).source
+    assert '"\\u2423a", "a", "\\u23ce"' in source
 
 
 @pytest.mark.browser

@@ -255,6 +255,7 @@ CALLS: dict[str, tuple[Any, dict[str, tuple]]] = {
         lambda m, r, **o: ct.estimate(m, **{"data": {"a": r}, "benchmarks": {"b": r}, **o}),
         {
             "n_sets": POSITIVE,
+            "n_cards": COUNT,
             "token_budget": POSITIVE,
             "data": BY_NAME,
             "benchmarks": BY_NAME,
@@ -533,6 +534,17 @@ CALLS: dict[str, tuple[Any, dict[str, tuple]]] = {
         lambda m, r, **o: ct.circuitsvis.topk_tokens([["tea"]], [torch.ones(1, 1, 1)], **o),
         {"max_k": POSITIVE},
     ),
+    "circuitsvis.attention_heads": (
+        lambda m, r, **o: ct.circuitsvis.attention_heads(
+            **{"attention": np.ones((1, 1, 1)), "tokens": ["tea"], **o}
+        ),
+        {
+            "min_value": NO_NUMBER,
+            "max_value": NO_NUMBER,
+            "mask_upper_tri": FLAG,
+            "attention": (np.ones((1, 1)), np.ones((1, 1, 2)), np.full((1, 1, 1), NAN)),
+        },
+    ),
 }
 """By name: the function on a tiny model, and bad values of its arguments."""
 
@@ -543,6 +555,7 @@ RUN: dict[str, tuple] = {
     **dict.fromkeys(("n_random", "n_layer_matched", "n_cards"), COUNT),
     "token_budget": POSITIVE,
     "mode": CHOICE,
+    "random_design": CHOICE,
     "recipe": CHOICE,
     "method": CHOICE,
     "sites": ((), ["mlp.typo"]),

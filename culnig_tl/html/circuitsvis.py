@@ -1,10 +1,11 @@
-"""CircuitsVis (Cooney and Nanda) in notebooks: three of its views, mended and without a network.
+"""CircuitsVis (Cooney and Nanda) in notebooks: four of its views, mended and without a network.
 
 | function | shows |
 |---|---|
 | ``colored_tokens`` | a prompt's tokens, coloured by one number each |
 | ``text_neuron_activations`` | prompts coloured by one neuron's activation, chosen from menus |
 | ``topk_tokens`` | the tokens at which each neuron is most and least active |
+| ``attention_heads`` | where each head attends, one small pattern per head, one of them large |
 
 Arguments have CircuitsVis's names, order and shapes. Of the package only the JavaScript is used,
 out of the installed copy. Its Python asks an outside host which script to show; none of it is
@@ -21,10 +22,13 @@ imported here. What was measured on 1.43.3, and what is done about it:
 - A neuron that is 0 everywhere has no colour and white text, unseen on a white page; here it has
   that of the page.
 - ``topk_tokens`` paints whatever exceeds 1 alike; here colours are shares of the largest number.
+- ``attention_heads`` takes the white space out of its labels, so that `` a`` and ``a`` look alike;
+  here it stands as a symbol.
 
 Left as they are: ``text_neuron_activations`` scales each sign by its own extreme, of the neuron for
 one prompt and of everything for several; ``topk_tokens`` paints below zero white, has numbers only
-for its columns, and at first shows one column for one prompt and five headings for fewer neurons.
+for its columns, and at first shows one column for one prompt and five headings for fewer neurons;
+``attention_heads`` paints what a causal head cannot see light grey, on dark pages too.
 
 Each result works alone, whichever cell is run: it carries the script, 1.3 MB that gzip and base64
 make 0.48 MB; the first one on a page unpacks it for all (a second copy would have TensorFlow.js
@@ -45,13 +49,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError, check_number
+from culnig_tl.errors import InvalidInputError, check_flag, check_number
 from culnig_tl.html.components import fragment
 from culnig_tl.html.tokens import ABOVE, BELOW, Html
 
-__all__ = ["colored_tokens", "text_neuron_activations", "topk_tokens"]
+__all__ = ["attention_heads", "colored_tokens", "text_neuron_activations", "topk_tokens"]
 
 _FEW = 10
+_WHITE_SPACE = str.maketrans(
+    {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
+)
 
 
 def colored_tokens(
@@ -195,6 +202,61 @@ def topk_tokens(
         ),
         **{f"{end}Idxs": [index.tolist() for index in indices] for end, indices in ends.items()},
         **values,
+    )
+
+
+def attention_heads(
+    attention: Float[np.ndarray, "_head _pos _pos"] | Float[Tensor, "_head _pos _pos"],
+    tokens: Sequence[str],
+    attention_head_names: Sequence[str] | None = None,
+    max_value: float | None = None,
+    min_value: float | None = None,
+    negative_color: str = f"rgb({BELOW})",
+    positive_color: str = f"rgb({ABOVE})",
+    mask_upper_tri: bool = True,
+) -> Html:
+    """Where each head attends: a small pattern per head, and the one pointed at or clicked large.
+
+    Every number is written into the page (heads x tokens x tokens, about 7 bytes each), so pass the
+    heads of a layer or two, and not a long text.
+
+    Args:
+        attention: from each token (row) to each token (column), one pattern per head.
+        tokens: text of each token.
+        attention_head_names: names of the heads, e.g. ``["L3.H0", "L3.H1"]``; by default numbers.
+        max_value, min_value: ends of the colour scale; by default 1 and -1. Zero is white.
+        negative_color, positive_color: CSS colours; by default those of the figures.
+        mask_upper_tri: leave out what comes after the attending token, which a causal model cannot
+            see.
+
+    Raises:
+        InvalidInputError: patterns that are not tokens by tokens, a number that is not finite, or
+            names that are not one per head.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> model, text = ct.load_model(), "The usual staple food in Iran is"
+        >>> _, cache = model.run_with_cache(text)
+        >>> attention_heads(cache["pattern", 0][0], model.to_str_tokens(text))
+        Html()
+    """
+    for name, end in (("min_value", min_value), ("max_value", max_value)):
+        if end is not None:
+            check_number(name, end)
+    check_flag("mask_upper_tri", mask_upper_tri)
+    numbers = _numbers(attention, axes=["heads", "tokens", "tokens"])
+    for axis in (1, 2):
+        _check_tokens(tokens, numbers, axis=axis)
+    return _view(
+        "AttentionHeads",
+        attention=_short(numbers),
+        tokens=[token.translate(_WHITE_SPACE) for token in tokens],
+        attentionHeadNames=_labels(attention_head_names, len(numbers), "attention_head_names"),
+        minValue=-1.0 if min_value is None else min_value,
+        maxValue=1.0 if max_value is None else max_value,
+        negativeColor=negative_color,
+        positiveColor=positive_color,
+        maskUpperTri=mask_upper_tri,
     )
 
 

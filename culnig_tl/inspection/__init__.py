@@ -5,6 +5,7 @@
 | ``observation`` | one pass over questions: scores of all neurons, activations of a few |
 | ``directions`` | what a neuron writes into the residual stream, and what that does to logits |
 | ``build_card``, ``card_tables`` | from questions to cards: ``inspect_neuron(s)`` |
+| ``seen_questions`` | cards of one neuron after the other, on questions scored once |
 | ``neuron_card`` | the card, which shows itself in Jupyter, as a page and in a file |
 | ``continuations`` | ``generate``: what the model writes before and after scaling, side by side |
 | ``prompt`` | ``inspect_prompt``: the neurons that carry the answer to one prompt |
@@ -21,15 +22,19 @@ from culnig_tl.inspection.card_tables import (
 from culnig_tl.inspection.continuations import Continuations, generate
 from culnig_tl.inspection.directions import logit_effects, output_direction
 from culnig_tl.inspection.neuron_card import Example, NeuronCard
+from culnig_tl.inspection.observation import KeptScores
 from culnig_tl.inspection.prompt import Prompt, PromptView, inspect_prompt
+from culnig_tl.inspection.seen_questions import SeenQuestions
 
 __all__ = [
     "GLOSSARY",
     "Continuations",
     "Example",
+    "KeptScores",
     "NeuronCard",
     "Prompt",
     "PromptView",
+    "SeenQuestions",
     "check_membership",
     "generate",
     "inspect_neuron",

@@ -16,7 +16,7 @@ predict an ablation: the method's score ``P * max_i(a * dP/da)``, and the first-
 the drop of ``P``, ``sum_i(a * dP/da)``. Drops are ``P(answer) - P(answer, neuron off)``.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -152,7 +152,7 @@ def inspect_neurons(
         membership=membership,
     )
     return {
-        str(neuron): build_card(inspection, neuron)
+        str(neuron): build_card(inspection, neuron, off=answers(prepared, NeuronSet.of([neuron])))
         for neuron in tqdm(listed, desc="cards", disable=not progress)
     }
 
@@ -197,12 +197,28 @@ class Inspection:
         ]
 
 
-def build_card(inspection: Inspection, neuron: Neuron) -> NeuronCard:
+def build_card(inspection: Inspection, neuron: Neuron, *, off: pd.DataFrame) -> NeuronCard:
     """The card of an observed neuron: where it ranks, when it is active, what its ablation does,
-    what it writes, and which neurons score like it."""
+    what it writes, and which neurons score like it; ``off`` has the answers while it is off, with
+    columns probability and correct."""
+    cards: list[NeuronCard] = []
+
+    def steps() -> Iterator[None]:
+        n_rows = len(inspection.prepared)
+        cards.append((yield from card_steps(inspection, neuron, off=off, n_rows=n_rows)))
+
+    for _ in steps():
+        pass
+    return cards[0]
+
+
+def card_steps(
+    inspection: Inspection, neuron: Neuron, *, off: pd.DataFrame, n_rows: int
+) -> Generator[None, None, NeuronCard]:
+    """``build_card`` in steps: passes over ``n_rows`` of the listed prompts at a time."""
     activations = np.concatenate(inspection.text_activations(neuron))
-    questions = _question_table(inspection, neuron)
-    strongest, weakest = _extreme_examples(inspection, neuron, questions)
+    questions = _question_table(inspection, neuron, off)
+    strongest, weakest = yield from _extreme_examples(inspection, neuron, questions, n_rows)
     direction, promoted, demoted = _written_tokens(inspection, neuron)
     frame = inspection.membership
     return NeuronCard(
@@ -273,10 +289,9 @@ def _check_scores(
                 )
 
 
-def _question_table(inspection: Inspection, neuron: Neuron) -> pd.DataFrame:
+def _question_table(inspection: Inspection, neuron: Neuron, off: pd.DataFrame) -> pd.DataFrame:
     """One row per prompt: how active the neuron is, how it scores, what its ablation does."""
     before = inspection.answers
-    off = answers(inspection.prepared, NeuronSet.of([neuron]))
     activations = inspection.text_activations(neuron)
     return before[["id", "culture", "topic", "template", "answer"]].assign(
         highest=[float(values.max()) for values in activations],
@@ -291,17 +306,25 @@ def _question_table(inspection: Inspection, neuron: Neuron) -> pd.DataFrame:
 
 
 def _extreme_examples(
-    inspection: Inspection, neuron: Neuron, questions: pd.DataFrame
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    inspection: Inspection, neuron: Neuron, questions: pd.DataFrame, n_rows: int
+) -> Generator[None, None, tuple[tuple[Example, ...], tuple[Example, ...]]]:
     """The prompts with the highest and with the lowest activation."""
     highest = first_per_question(questions, "highest", ascending=False)[: inspection.top]
     lowest = first_per_question(questions, "lowest", ascending=True)[: inspection.top]
-    examples = _examples(inspection, neuron, questions, [*highest, *lowest])
+    listed, estimates = [*highest, *lowest], []
+    for start in range(0, len(listed), n_rows):
+        estimates += _estimates(inspection, neuron, listed[start : start + n_rows])
+        yield
+    examples = _examples(inspection, neuron, questions, listed, estimates)
     return tuple(examples[: len(highest)]), tuple(examples[len(highest) :])
 
 
 def _examples(
-    inspection: Inspection, neuron: Neuron, questions: pd.DataFrame, rows: Sequence[int]
+    inspection: Inspection,
+    neuron: Neuron,
+    questions: pd.DataFrame,
+    rows: Sequence[int],
+    estimates: Sequence[float],
 ) -> list[Example]:
     """Some prompts, with the first-order estimate of what switching off does to each."""
     tokenizer, prompts = inspection.model.tokenizer, inspection.prepared.prompts
@@ -315,7 +338,7 @@ def _examples(
             question=records[row],
             estimate=estimate,
         )
-        for row, estimate in zip(rows, _estimates(inspection, neuron, rows), strict=True)
+        for row, estimate in zip(rows, estimates, strict=True)
     ]
 
 

@@ -4,12 +4,18 @@ The scores of ``attribution`` and the activations come from the same forward and
 alike two neurons are is the Pearson correlation of their scores over prompts; it is summed up batch
 by batch, so that nothing of size prompts x layers x neurons is ever held. Memory per site: observed
 neurons x layers x neurons per layer, in float64.
+
+Where one neuron after the other is looked at, the pass over all neurons is made once:
+``KeptScores`` holds every prompt's score of every neuron (prompts x layers x neurons; 64 prompts of
+a model of 135M parameters 19 MB, of 8B 0.2 GB), and ``observe_off`` sees one more neuron by a
+forward pass.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,9 +23,11 @@ from tqdm.auto import tqdm
 
 from culnig_tl.attribution import gradient_x_activation
 from culnig_tl.hooked_model import HookedModel, hooked
+from culnig_tl.hooks import scaled_neurons
+from culnig_tl.logits import last_logits
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Neuron
-from culnig_tl.questions import Batch, Rows, prepare
+from culnig_tl.questions import Batch, PreparedQuestions, Rows, prepare
 from culnig_tl.scores import NeuronScores, ScoreAccumulator
 from culnig_tl.sites import hook_name
 
@@ -91,6 +99,101 @@ def observe(
             record.add(batch, scores, activations)
             bar.update(len(batch))
     return record.finish(model=model_fingerprint(model), data=prepared.fingerprint)
+
+
+@dataclass(frozen=True)
+class KeptScores:
+    """The score of every neuron on every prompt, gathered once, a few prompts at a time.
+
+    Attributes:
+        prepared: the questions.
+        by_site: the scores, on the CPU, of the sites that were gathered.
+    """
+
+    prepared: PreparedQuestions
+    by_site: dict[str, Float[Tensor, "prompt layer neuron"]] = field(default_factory=dict)
+    _pieces: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def gather(self, sites: Sequence[str], *, n_rows: int) -> Iterator[None]:
+        """Score ``n_rows`` prompts per step, going on where an earlier call stopped; no step where
+        all of ``sites`` are complete.
+
+        Raises:
+            UnknownNameError: a site that this model does not have.
+        """
+        for rows in torch.arange(len(self.prepared)).split(n_rows):
+            number = int(rows[0]) // n_rows
+            missing = [site for site in sites if len(self._pieces.get(site, ())) <= number]
+            if not missing:
+                continue
+            piece = self.prepared.select(rows.tolist())
+            run = partial(gradient_x_activation, self.prepared.model, sites=missing)
+            scored: dict[str, Tensor] = {}
+            for batch, scores in piece.passes(run):
+                for site, values in scores.items():
+                    empty = torch.zeros((len(piece), *values.shape[1:]), dtype=values.dtype)
+                    scored.setdefault(site, empty)[list(batch.rows)] = values.cpu()
+            for site, values in scored.items():
+                self._pieces.setdefault(site, []).append(values)
+            yield
+        for site in sites:
+            if site not in self.by_site:
+                self.by_site[site] = torch.cat(self._pieces[site])
+
+    def totals(self) -> NeuronScores:
+        """The scores of the questions, as ``attribute`` gives them."""
+        rows = self.prepared.rows
+        accumulator = ScoreAccumulator(self.prepared.cultures)
+        accumulator.update(self.by_site, cultures=rows["culture"][:], ids=rows["id"][:])
+        return accumulator.finish(
+            method="gradient_x_activation",
+            model=model_fingerprint(self.prepared.model, thorough=False),
+            data=self.prepared.fingerprint,
+        )
+
+    def observation(
+        self, neuron: Neuron, activations: Sequence[Float[Tensor, "_pos"]]
+    ) -> Observation:
+        """What ``observe`` would show of a neuron whose activations are known."""
+        own = self.by_site[neuron.site][:, neuron.layer, neuron.index]
+        likeness = _Likeness()
+        likeness.add(own[None], self.by_site)
+        alike = {site: values[0] for site, values in likeness.finish().items()}
+        return Observation(tuple(activations), own.double(), alike)
+
+
+def observe_off(
+    prepared: PreparedQuestions, neuron: Neuron
+) -> tuple[list[Float[Tensor, "_pos"]], pd.DataFrame]:
+    """A neuron's activations at every token of each prompt, and the answers while it is off, by one
+    forward pass: columns probability (of the right answer) and correct, one row per prompt.
+
+    Raises:
+        UnknownNameError: a site that this model does not have.
+        InvalidInputError: a neuron outside this model.
+    """
+    model, activations = prepared.model, [torch.empty(0)] * len(prepared)
+    probability, correct = [0.0] * len(prepared), [False] * len(prepared)
+    recorded: list[Tensor] = []
+
+    def record(activation: Tensor, hook: object) -> None:
+        recorded.append(activation.detach().flatten(2)[:, :, neuron.index].float().cpu())
+
+    def run(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        recorder = [(hook_name(neuron.site, neuron.layer), record)]
+        with hooked(model, recorder, gradients=False), scaled_neurons(model, [neuron]):
+            logits = last_logits(model, batch.tokens, batch.mask, ids=batch.ids).float()
+        right = logits.softmax(-1).gather(1, batch.answers[:, None])[:, 0]
+        return recorded.pop(), right.cpu(), logits.argmax(-1).cpu()
+
+    for batch, outcome in prepared.passes(run):
+        for row, mask, values, right, token in zip(
+            batch.rows, batch.mask.cpu(), *outcome, strict=True
+        ):
+            activations[row], probability[row] = values[mask], right.item()
+            expected = prepared.adapted[row]["answer"]
+            correct[row] = prepared.answer_text(row, int(token)) == expected
+    return activations, pd.DataFrame({"probability": probability, "correct": correct})
 
 
 def _scores_and_activations(
