@@ -73,6 +73,9 @@ bench: dev ## time and memory of the method into tests/benchmarks/RESULTS.md (mi
 	@$(RUN) tests/benchmarks/ablation.py --out tests/benchmarks/RESULTS.md
 	@echo "bench: real vocabularies"
 	@$(RUN) tests/benchmarks/vocabulary.py --out tests/benchmarks/RESULTS.md
+	@echo "bench: a run on several processes"
+	@$(RUN) tests/benchmarks/engines.py --out tests/benchmarks/RESULTS.md
+	@$(RUN) tests/benchmarks/scale.py --model smollm2 --out docs/scale.md
 	@echo "bench: what bfloat16 changes"
 	@$(RUN) tests/benchmarks/bfloat16.py --out tests/benchmarks/RESULTS.md
 	@echo "bench: memory of the MLP weights"

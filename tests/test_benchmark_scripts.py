@@ -142,3 +142,19 @@ def test_bfloat16_reports_errors_ranks_and_selections(tmp_path: Path):
     selected = [cells for cells in rows if cells[2] in ("paper's shares", "5 x")]
     assert len(selected) == 2 * 2 * 2
     assert all(first(number) > 0 and first(jaccard) > 0.5 for *_, number, jaccard in selected)
+
+
+def test_engines_are_timed_and_make_the_same_table() -> None:
+    rows = rows_of(run("engines.py", "--tiny", "--repeats", 1))
+    assert [row[0] for row in rows[2:]] == ["one process", "--processes 2", "--engine ray"]
+    assert all(first(row[1]) > 0 for row in rows[2:])
+    assert [row[-1] for row in rows[2:]] == ["yes"] * 3
+
+
+def test_the_whole_table_on_paper_follows_its_formula() -> None:
+    """A 12B model on one GPU, worked out by hand."""
+    rows = {tuple(row[:5:4]): row for row in rows_of(run("scale.py"))}
+    seconds = (43 * 7.7e6 + 3 * 5e6) / (989e12 * 0.35 / (2 * 12.2e9))
+    assert rows["12B", "full"][5] == f"{seconds / 3600:.1f} h"
+    assert rows["70B", "full"][1] == "4"
+    assert rows["70B", "full"][5] == "does not fit"

@@ -72,8 +72,8 @@ def same_run(folder: Path, other: Path) -> None:
         one, two = (NeuronSet.load(each / name) for each in (folder, other))
         pd.testing.assert_frame_equal(one.to_frame(), two.to_frame(), rtol=1e-12)
     for name in (name for name in FILES if name.endswith(".parquet")):
-        frames = (pd.read_parquet(each / name) for each in (folder, other))
-        pd.testing.assert_frame_equal(*frames)
+        one, two = (pd.read_parquet(each / name) for each in (folder, other))
+        pd.testing.assert_frame_equal(one, two)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def questions_file(tmp_path_factory) -> Path:
     import culnig_tl as ct
 
     path = tmp_path_factory.mktemp("rows") / "rows.json"
-    ct.load_benchmark("atlas", split="test", limit=60).to_pandas().to_json(path, orient="records")
+    ct.load_benchmark("atlas", split="test", limit=60).to_json(path, lines=False)
     return path
 
 
@@ -266,7 +266,7 @@ def cluster(tmp_path_factory) -> Iterator[str]:
     nodes = [{"num_cpus": 1, "include_dashboard": False} for _ in range(2)]
     several = Cluster(initialize_head=True, head_node_args=nodes[0] | {"num_cpus": 1})
     several.add_node(**nodes[1])
-    yield several.address
+    yield str(several.address)
     several.shutdown()
 
 
@@ -389,10 +389,16 @@ def test_shares_are_even_in_every_culture():
     like = ct.NeuronSet.of(["L1.mlp.hook_post.3", "L2.mlp.hook_post.4"])
     sets = tuple(random_neurons(model, like=like, seed=seed) for seed in range(3))
     pieces = asked({"a": prepared}, [Condition("random", sets, 0.0)], design="split")
-    assert sorted(row for piece in pieces for row in piece.rows) == list(range(len(prepared)))
+    assert sorted(row for piece in pieces for row in piece.rows or ()) == list(range(len(prepared)))
     for culture in prepared.cultures:
         shares = [
-            len({row["id"] for row in piece.of(prepared).rows if row["culture"] == culture})
+            len(
+                {
+                    row["id"]
+                    for row in piece.of(prepared).rows.to_list()
+                    if row["culture"] == culture
+                }
+            )
             for piece in pieces
         ]
         assert max(shares) - min(shares) <= 1

@@ -102,13 +102,22 @@ def test_sets_that_answer_alike_give_the_table_of_the_full_design():
 
 def test_selectivity_of_shared_questions_is_that_of_each_sets_own():
     generator = np.random.default_rng(14)
-    chances = (0.9, 0.5, 0.85)
     data = []
     for benchmark, culture in (("facts", "Iran"), ("other", "")):
-        values = [drawn(generator, 0.0, np.full(N_QUESTIONS, chance)) for chance in chances[:2]]
-        by_set = [drawn(generator, 0.0, np.full(N_QUESTIONS, chances[2])) for _ in range(N_SETS)]
+        original, general, *by_set = (
+            drawn(generator, 0.0, np.full(N_QUESTIONS, chance))
+            for chance in (0.9, 0.5, *[0.85] * N_SETS)
+        )
         data.append(
-            answered(benchmark, *values, by_set, shared=True, kind="layer-matched", culture=culture)
+            answered(
+                benchmark,
+                original,
+                general,
+                by_set,
+                shared=True,
+                kind="layer-matched",
+                culture=culture,
+            )
         )
     answers = pd.concat(data, ignore_index=True)
     of_sets = selectivity_of_sets(answers).set_index(["condition", "draw"])

@@ -1,0 +1,119 @@
+"""A run on two processes against one: seconds, and whether the tables are the same to the byte.
+
+    python tests/benchmarks/engines.py [--out tests/benchmarks/RESULTS.md]
+
+The embedded model's run through the command line, from start to report, one thread a process:
+alone, in two processes of one launch (``--processes 2``), and on two workers of a Ray cluster that
+starts with the run. The three take turns; a ratio is that of two neighbours.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import attribution
+import results
+import torch
+
+ENGINES = {
+    "one process": (),
+    "--processes 2": ("--processes", "2"),
+    "--engine ray": ("--engine", "ray", "--processes", "2"),
+}
+GOAL = 1.8
+
+
+def command(n_random: int, out: Path, split: str) -> list[str]:
+    """The whole run of the embedded model."""
+    rows = {
+        "--cultural": f"atlas:{split}",
+        "--control": f"atlas-control:{split}",
+        "--recognition": f"atlas-countries:{split}",
+    }
+    tests = {"culture": "atlas", "general": "atlas-commonsense", "ordering": "atlas-ordering"}
+    return [
+        *(sys.executable, "-m", "culnig_tl", "run", "atlas", "--quiet", "--cards", "4"),
+        *(word for option in rows.items() for word in option),
+        *(word for name, of in tests.items() for word in ("--benchmark", f"{name}={of}:test")),
+        *("--n-random", str(n_random), "--out", str(out)),
+    ]
+
+
+def seconds(arguments: list[str]) -> float:
+    """Wall-clock time of a command."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    start = time.perf_counter()
+    done = subprocess.run(arguments, env=environment, check=False, capture_output=True, text=True)
+    taken = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return taken
+
+
+def measured(repeats: int, n_random: int, split: str) -> tuple[dict[str, list[float]], set[str]]:
+    """Seconds of each engine, and the engines whose tables are those of one process."""
+    taken: dict[str, list[float]] = {name: [] for name in ENGINES}
+    same = set(ENGINES)
+    for _ in range(repeats):
+        with TemporaryDirectory() as folder:
+            for name, options in ENGINES.items():
+                out = Path(folder) / file_of(name)
+                taken[name].append(seconds([*command(n_random, out, split), *options]))
+                print(f"{name}: {taken[name][-1]:.1f} s", file=sys.stderr, flush=True)
+                tables = [
+                    (Path(folder) / file_of(each) / "table.csv").read_bytes()
+                    for each in (name, "one process")
+                ]
+                if tables[0] != tables[1]:
+                    same.discard(name)
+    return taken, same
+
+
+def file_of(name: str) -> str:
+    """A folder's name."""
+    return name.replace(" ", "-").strip("-")
+
+
+def main() -> None:
+    """Print the table, and write it where asked."""
+    parser = results.parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--n-random", type=int, default=100)
+    parser.add_argument("--tiny", action="store_true", help="a run that shows only that it works")
+    arguments = parser.parse_args()
+    n_random = 2 if arguments.tiny else arguments.n_random
+    split = "test" if arguments.tiny else "identify"
+    taken, same = measured(arguments.repeats, n_random, split)
+    lines = []
+    for name, times in taken.items():
+        ratios = [one / each for one, each in zip(taken["one process"], times, strict=True)]
+        middle = sorted(ratios)[len(ratios) // 2]
+        cells = [
+            name,
+            attribution.spread(times, 1),
+            attribution.spread(ratios, 2),
+            "" if name == "one process" else f"{GOAL:g}",
+            "" if name == "one process" else "yes" if middle >= GOAL else "**no**",
+            "yes" if name in same else "**no**",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    section = [
+        "# One run on several processes",
+        "",
+        f"`python {shlex.join(['tests/benchmarks/engines.py', *sys.argv[1:]])}`, "
+        f"{attribution.processor('cpu')}, torch {torch.__version__}.",
+        f"Seconds from start to report, one thread a process, {n_random} random sets.",
+        "",
+        "| engine | seconds | times faster | goal | met | table.csv the same |",
+        "|---|---|---|---|---|---|",
+        *lines,
+    ]
+    results.show("\n".join(section), arguments.out)
+
+
+if __name__ == "__main__":
+    main()
