@@ -21,6 +21,7 @@ import pytest
 import torch
 from benchmark_files import SHARED
 from datasets import Dataset
+from families import save
 from hypothesis import settings
 from jupyter_session import JupyterLab, jupyter_lab
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -202,3 +203,16 @@ def jupyterlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]
     """A running JupyterLab; see ``jupyter_session``."""
     with jupyter_lab(tmp_path_factory.mktemp("jupyterlab")) as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a small random model of a family (see ``families``), written once."""
+    root = tmp_path_factory.mktemp("families")
+
+    @cache
+    def written(family: str) -> Path:
+        save(family, root / family, tiny_tokenizer())
+        return root / family
+
+    return written

@@ -1,7 +1,7 @@
 """A baked checkpoint is the model under hooks, and no other byte of it has changed."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import save_tiny_llama, tiny_tokenizer
-from families import FAMILIES, save
+from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -25,18 +25,6 @@ from culnig_tl.neurons import NeuronSet
 
 NAMES = ("llama", "qwen3", "phi-4", "gemma-3", "gpt2", "pythia", "llama-biases", "llama-tied")
 SINGLE = 1e-5  # float32 rounding, of logits between 1 and 100
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root = tmp_path_factory.mktemp("families")
-
-    @cache
-    def written(family: str) -> Path:
-        save(family, root / family, tiny_tokenizer())
-        return root / family
-
-    return written
 
 
 def prompt() -> Tensor:

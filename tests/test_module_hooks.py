@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_tokenizer
-from families import FAMILIES, PLAIN_MLP, _blocks, _place, save
+from families import FAMILIES, PLAIN_MLP, _blocks, _place
 from registries import restored
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BertConfig, BertModel
@@ -26,18 +25,6 @@ from culnig_tl.sites import SITES, Site, no_direction, register, site_shape
 NAMES = ("llama", "qwen3", "phi-4", "gemma-3", "gpt2", "pythia", "glm")
 CASES = [(name, backend) for name in NAMES for backend in FAMILIES[name].backends]
 SINGLE = 1e-5  # float32 rounding, of logits between 1 and 100
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    root = tmp_path_factory.mktemp("families")
-
-    @cache
-    def written(family: str) -> Path:
-        save(family, root / family, tiny_tokenizer())
-        return root / family
-
-    return written
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,9 @@ class Continuations:
         """What was done, in words."""
         if not len(self.neurons):
             return f"{self.model} as it is"
-        return f"{self.model} as it is, and with {len(self.neurons)} neurons times {self.factor:g}"
+        n = len(self.neurons)
+        some = f"{n} neuron{'' if n == 1 else 's'}"
+        return f"{self.model} as it is, and with {some} times {self.factor:g}"
 
     @property
     def replies(self) -> list[tuple[str, float, Pair]]:
