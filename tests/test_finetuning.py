@@ -5,9 +5,12 @@ training loop of a few lines in plain transformers.
 """
 
 import gc
+import json
 import os
 import random
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -448,6 +451,43 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     assert differing(tmp_path / "whole", out) == set()
     assert tuned.history.equals(whole.history)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+
+
+KILLED = """
+import json, os, signal, sys
+from transformers import Trainer
+import culnig_tl as ct
+
+steps, step = [], Trainer.training_step
+def killed(self, *args, **options):
+    steps.append(1)
+    if len(steps) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args, **options)
+Trainer.training_step = killed
+folder, rows, modules, out, options = json.loads(sys.argv[1])
+ct.finetune(folder, rows, modules, out=out, **options)
+"""
+
+
+def test_a_training_that_was_killed_asks_nobody_and_goes_on_to_the_same_weights(
+    llama: Path, rows: Dataset, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"batch_size": 1, "accumulation": 2, "epochs": 2}
+    options |= {"checkpoint_every": 1, **LONG_STEPS}
+    finetune(llama, rows, MODULES, out=tmp_path / "whole", **options)
+    out = tmp_path / "killed"
+    given = [str(llama), rows.to_list(), list(MODULES), str(out), options]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, json.dumps(given)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert last_checkpoint(tmp_path / "killed.training") is not None
+    finetune(llama, rows, MODULES, out=out, **options)
+    assert differing(tmp_path / "whole", out) == set()
 
 
 def test_a_finished_training_is_opened_and_another_one_refused(
