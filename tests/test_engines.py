@@ -312,8 +312,14 @@ def test_a_piece_that_ends_every_worker_is_named(cluster, folders, rows, tmp_pat
         run_by(engine, folders[2], rows, tmp_path / "run")
 
 
-def end_the_process(_setup, *, piece, test) -> None:
+def end_the_process(*_, **__) -> None:
     os._exit(1)
+
+
+def test_a_worker_that_dies_as_it_loads_is_a_sentence(cluster, folders, rows, tmp_path):
+    engine = OnRay(end_the_process, address=cluster, workers=1)
+    with pytest.raises(WorkerError, match="A worker died while it loaded the model"):
+        run_by(engine, folders[2], rows, tmp_path / "run")
 
 
 def test_an_error_of_a_piece_is_the_error_of_the_run(cluster, folders, rows, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
 
 
 class WorkerError(CulnigError, RuntimeError):
-    """A piece of work ended its worker, again and again."""
+    """A worker could not start, or a piece of work ended it again and again."""
 
 
 class OnRay(Engine):
@@ -48,7 +48,8 @@ class OnRay(Engine):
     Raises:
         InvalidInputError: Ray is not installed, no cluster at the address, fewer GPUs than asked
             for, or numbers that are out of range.
-        WorkerError: on running, a piece whose workers died three times.
+        WorkerError: on running, a worker that dies as it loads the model, or a piece whose workers
+            died three times.
 
     Example:
         >>> from functools import partial
@@ -115,9 +116,8 @@ class OnRay(Engine):
                     running[worker.make.remote(pieces[number].make)] = number, worker
                 (ready, *_), _ = self._ray.wait([*running, *starting], num_returns=1)
                 if ready in starting:
-                    worker = starting.pop(ready)
-                    self._result(ready)
-                    idle.append(worker)
+                    idle.append(starting.pop(ready))
+                    self._settled(ready)
                     continue
                 number, worker = running.pop(ready)
                 try:
@@ -162,7 +162,7 @@ class OnRay(Engine):
         self._given = self._ray.put((GivenQuestions.of(setup.questions), setup.settings))
         expected = model_fingerprint(setup.model)
         for ready in self._started(self.n_workers):
-            if (found := self._result(ready)) != expected:
+            if (found := self._settled(ready)) != expected:
                 raise InvalidInputError(
                     f"A worker loaded a model with fingerprint {found}, and that of this process "
                     f"has {expected}; have load= load the same weights, type and tokenizer."
@@ -175,6 +175,16 @@ class OnRay(Engine):
         return {
             worker.settle.remote(self._load, self._given, self._threads): worker for worker in new
         }
+
+    def _settled(self, ready: Any) -> str:
+        """The fingerprint of a new worker's model."""
+        try:
+            return self._result(ready)
+        except self._ray.exceptions.RayActorError as error:
+            raise WorkerError(
+                f"A worker died while it loaded the model ({first_line(error)}); what is finished "
+                "is kept. Fewer workers on a machine, or more GPUs a worker, leave it more memory."
+            ) from error
 
     def _result(self, ready: Any) -> Any:
         """The result of a task, or the error that its own code raised."""
