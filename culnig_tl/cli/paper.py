@@ -188,9 +188,9 @@ def _print_plan(plan: Plan, by_design: Mapping[str, Plan], design: str) -> None:
     OUT.print(
         f"About {_duration(plan.seconds)} ({low} to {high}, as passes over two small batches "
         f"took) in one process, and {plan.peak / 1e9:.2g} GB of memory "
-        f"({plan.held / 1e9:.2g} for the model and what holds it, {plan.batch / 1e9:.2g} the "
-        f"largest batch, {plan.tables / 1e9:.2g} score tables). With --random-design {other}: "
-        f"about {_duration(by_design[other].seconds)}.",
+        f"({plan.weights / 1e9:.2g} weights, {plan.batch / 1e9:.2g} the largest batch, "
+        f"{plan.tables / 1e9:.2g} score tables; the process holds {plan.held / 1e9:.2g}). With "
+        f"--random-design {other}: about {_duration(by_design[other].seconds)}.",
         soft_wrap=True,
         highlight=False,
     )

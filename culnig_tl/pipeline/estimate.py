@@ -3,14 +3,15 @@
 Tokens are counted in the very batches of the run. Time is measured on batches of two sizes, scored
 and answered twice each after a pass to warm up: a line through both sizes gives what a pass costs
 and what a token does, the faster and the slower of each two the range. Cards and doses are counted
-in the same passes; the report's seconds are those that it took to write. Memory is
+in the same passes, of which those that explain a card cost twice what scoring does (measured, not
+derived); the report's seconds are those that it took to write. Memory is
 
-    what the process holds + what the largest batch keeps for its backward pass + score tables
+    weights + what the largest batch keeps for its backward pass + score tables
 
-where the first is what it holds now on a CPU, model and libraries, and the weights on an
-accelerator; the second is counted on one prompt of the longest length (every tensor that autograd
-saves) and grows with the number of prompts; and the tables hold float64 sums by culture. What a
-framework reserves beyond that is not in it.
+where the second is counted on one prompt of the longest length (every tensor that autograd saves)
+and grows with the number of prompts, and the tables hold float64 sums by culture. On a CPU it is at
+least what the process holds already: what loading the model took is not given back but used again.
+What a framework reserves beyond that is not in it.
 """
 
 import time
@@ -39,6 +40,8 @@ _REPORT = 6.0
 """Seconds that a report takes, on a core of a server of 2021."""
 _EXPLAINED = 12
 """Prompts of a card that are explained token by token, with a backward pass."""
+_EXPLAINING = 2.0
+"""What explaining a prompt costs, over scoring it."""
 _TIMES = ["seconds", "seconds_low", "seconds_high"]
 
 
@@ -51,7 +54,7 @@ class Plan:
             ``"doses"``, ``"report"``), data, questions, prompts, tokens (padding counted), longest
             (prompt), passes, seconds, and their range seconds_low and seconds_high.
         weights: bytes of the model.
-        held: bytes that the process holds before the run: the weights and, on a CPU, libraries.
+        held: bytes that the process holds already; on an accelerator, the weights.
         batch: bytes that the largest batch keeps for its backward pass.
         tables: bytes of the score tables.
     """
@@ -76,7 +79,7 @@ class Plan:
     @property
     def peak(self) -> int:
         """Estimated memory in bytes."""
-        return self.held + self.batch + self.tables
+        return max(self.held, self.weights + self.batch + self.tables)
 
     def with_sets(self, n_sets: int) -> "Plan":
         """The same where each benchmark is answered so many times."""
@@ -160,7 +163,7 @@ def estimate(
     ]
     if n_cards:
         looked_at = drawn(scored[cultural], CARD_PROMPTS)
-        explained = n_cards * min(1.0, _EXPLAINED / len(looked_at))
+        explained = _EXPLAINING * n_cards * min(1.0, _EXPLAINED / len(looked_at))
         card = answer.plus(answer, float(n_cards)).plus(score, explained)
         stages.append(_stage("cards", cultural, looked_at, 1, score.plus(card, 1.0)))
         stages += [
