@@ -3,6 +3,7 @@
 The notebooks run one after the other in one kernel, emptied before each, so that libraries load
 once. A page has its figures drawn by plotly.js, which stands in it once; progress bars are left
 out. It names no address that a browser would fetch (no require.js, MathJax, Mermaid or widgets).
+Cells tagged ``real-model`` are left out where that model is not installed.
 """
 
 import sys
@@ -20,11 +21,16 @@ from nbconvert import HTMLExporter
 from plotly import io
 from plotly.offline import get_plotlyjs
 
+from culnig_tl.errors import MissingFileError
+from culnig_tl.models.pretrained import locate
+
 HERE = Path(__file__).parent
 NOTEBOOKS = sorted(HERE.glob("*.ipynb"))
 SOLUTIONS = sorted(HERE.glob("solutions/*.ipynb"))
 FIGURE = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+REAL = "real-model"
+"""The tag of cells that run a real pretrained model."""
 
 _SECONDS = 600
 _TEMPLATE = """
@@ -54,13 +60,27 @@ def kernel() -> Iterator[KernelManager]:
             manager.shutdown_kernel(now=True)
 
 
-def executed(path: Path, manager: KernelManager) -> Any:
+def executed(
+    path: Path, manager: KernelManager, *, with_real: bool = True, then: str | None = None
+) -> Any:
     """The notebook with its outputs; a cell that fails raises.
 
     Names of notebooks that ran before in the same kernel are gone; what they imported is loaded.
+
+    Args:
+        path: the notebook.
+        manager: of a kernel.
+        with_real: False leaves out the cells that are tagged ``REAL``, which take most of the time.
+        then: code that runs after the last cell, where all its names are; it stays as one more cell
+            with its outputs, an error among them.
     """
     notebook = nbformat.read(path, as_version=4)
+    if not with_real or not _has_real_model():
+        notebook.cells = [cell for cell in notebook.cells if REAL not in tags_of(cell)]
     notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    if then is not None:
+        metadata = {"tags": ["raises-exception"]}
+        notebook.cells.append(nbformat.v4.new_code_cell(then, metadata=metadata))
     client = NotebookClient(notebook, km=manager, timeout=_SECONDS)
     client.execute()
     client.kc.stop_channels()
@@ -71,6 +91,19 @@ def executed(path: Path, manager: KernelManager) -> Any:
             if "execution_count" in counted:
                 counted.execution_count = number
     return notebook
+
+
+def tags_of(cell: Any) -> list[str]:
+    """The tags of a cell."""
+    return cell.metadata.get("tags", [])
+
+
+def _has_real_model() -> bool:
+    try:
+        locate("smollm2", {})
+    except MissingFileError:
+        return False
+    return True
 
 
 def for_page(notebook: Any) -> Any:

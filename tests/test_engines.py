@@ -20,6 +20,7 @@ from culnig_tl import NeuronSet, OnRay, culnig, load_model
 from culnig_tl.attribution.distributed import of_slurm
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation import Condition, asked
+from culnig_tl.hooked_model import HookedModel
 from culnig_tl.pipeline import measuring
 from culnig_tl.pipeline.on_ray import WorkerError
 from culnig_tl.pipeline.work import Loop, dealt
@@ -312,12 +313,16 @@ def test_a_piece_that_ends_every_worker_is_named(cluster, folders, rows, tmp_pat
         run_by(engine, folders[2], rows, tmp_path / "run")
 
 
-def end_the_process(*_, **__) -> None:
+def end_the_process(_setup, *, piece, test) -> None:
+    os._exit(1)
+
+
+def end_as_it_loads() -> HookedModel:
     os._exit(1)
 
 
 def test_a_worker_that_dies_as_it_loads_is_a_sentence(cluster, folders, rows, tmp_path):
-    engine = OnRay(end_the_process, address=cluster, workers=1)
+    engine = OnRay(end_as_it_loads, address=cluster, workers=1)
     with pytest.raises(WorkerError, match="A worker died while it loaded the model"):
         run_by(engine, folders[2], rows, tmp_path / "run")
 

@@ -94,3 +94,17 @@ def test_published_rows_stand_beside_ones_own(table):
 def test_an_unknown_model_lists_the_known_ones():
     with pytest.raises(UnknownNameError, match=r"'gpt2'.*gemma-3-12b-it, Qwen3-14B, Llama-3\.1"):
         ct.published("gpt2")
+
+
+def test_a_rounded_table_has_no_p_value_of_zero() -> None:
+    frame = pd.DataFrame(
+        {"change": [-67.3611, 0.0], "p_value": [0.0005, 1.0], "p_sets": [0.1428, float("nan")]}
+    )
+    shown = ct.tables.rounded(frame)
+    assert shown["change"].tolist() == [-67.361, 0.0]
+    assert shown["p_value"].tolist() == ["< .001", "1.000"]
+    assert shown["p_sets"].tolist() == [".143", ""]
+    assert ct.tables.rounded(frame, digits=4)["p_value"][0] == ".0005"
+    assert frame["p_value"][0] == 0.0005, "the table itself stays"
+    with pytest.raises(InvalidInputError, match="digits is 0; give a whole number between 1"):
+        ct.tables.rounded(frame, digits=0)

@@ -27,6 +27,7 @@ from culnig_tl.files import spreadsheet_safe
 __all__ = [
     "paper_table",
     "published",
+    "rounded",
     "selectivity_note",
     "selectivity_table",
     "spreadsheet_safe",
@@ -58,6 +59,27 @@ _NEEDED_FOR_SELECTIVITY = (
     *("n_general_clusters", "n_matched", "beats_matched"),
     *(f"{name}{end}" for name in ("fall", "general_fall", "selectivity") for end in _ENDS),
 )
+
+
+def rounded(table: pd.DataFrame, *, digits: int = 3) -> pd.DataFrame:
+    """A table for reading: numbers to so many decimals, p-values as text that is never "0.0".
+
+    Args:
+        table: any table; its columns that begin with ``p_`` are p-values.
+        digits: after the point.
+
+    Raises:
+        InvalidInputError: digits that are no whole number from 1 to 15.
+
+    Example:
+        >>> rounded(pd.DataFrame({"change": [-67.3611], "p_value": [0.0005]}))
+           change p_value
+        0 -67.361  < .001
+    """
+    check_number("digits", digits, low=1, high=_MOST_DIGITS, whole=True)
+    p_values = [name for name in table.columns if str(name).startswith("p_")]
+    texts = {name: [_p_text(value, digits) for value in table[name]] for name in p_values}
+    return table.round(digits).assign(**texts)
 
 
 def paper_table(table: pd.DataFrame, *, digits: int = 2) -> pd.DataFrame:
@@ -196,6 +218,14 @@ def _printed(table: pd.DataFrame, digits: int | None) -> tuple[pd.DataFrame, str
             table
         )
     return paper_table(table, digits=2 if digits is None else digits), _note(table)
+
+
+def _p_text(value: float, digits: int) -> str:
+    """A p-value without its leading 0; "" where there is none."""
+    if pd.isna(value):
+        return ""
+    least = f"{10**-digits:.{digits}f}"
+    return f"< {least[1:]}" if value < float(least) else f"{value:.{digits}f}".removeprefix("0")
 
 
 def _check(table: pd.DataFrame, needed: Sequence[str], makers: str) -> None:
