@@ -133,7 +133,6 @@ def run_with(monkeypatch, rows, general, tmp_path):
 
     def start(model, neurons):
         monkeypatch.setattr(run, "select", lambda stage, scores: ({"general": neurons}, {}))
-        monkeypatch.setattr(run, "measure_cultures", lambda stage, specific: pd.DataFrame())
         return culnig(
             model,
             out=tmp_path,

@@ -109,7 +109,7 @@ def test_killed_runs_end_bit_by_bit_like_one_that_was_not(killed: Path) -> None:
     whole = content(killed / "whole")
     assert {name.split("/")[0] for name in whole} == {
         *("settings.json", "scores", "neurons", "breakers.json", "answers", "cards"),
-        *("table.csv", "culture_effects.csv", "doses.csv"),
+        *("answers_of_cultures", "table.csv", "culture_effects.csv", "doses.csv"),
     }
     runs = list(killed.glob("run-*"))
     assert len(runs) > 0

@@ -494,6 +494,7 @@ OWN = {"cultural", "control", "recognition", "general", "benchmarks", "culture_t
                 "recipe": "selective",
                 "specific_recipe": "contrast",
                 "mode": "options",
+                "random_design": "split",
             },
         ),
     ],
@@ -517,7 +518,7 @@ def test_how_to_reproduce_does_so(tmp_path, monkeypatch, given, choices):
     rows = {name: each for name, each in rows.items() if name in given}
     if given == OWN:
         assert choices.keys() == set(inspect.signature(culnig).parameters) - OWN - {
-            *("model", "out", "n_cards", "token_budget", "progress")  # the result is the same
+            *("model", "out", "n_cards", "token_budget", "engine", "progress")  # the same result
         }
     else:
         few_rows = partial(load_benchmark, limit=16)

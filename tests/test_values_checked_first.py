@@ -497,6 +497,10 @@ CALLS: dict[str, tuple[Any, dict[str, tuple]]] = {
         lambda m, r, **o: ct.tables.paper_table(ct.tables.published("gemma-3-12b-it"), **o),
         {"digits": (*COUNT, 99)},
     ),
+    "tables.rounded": (
+        lambda m, r, **o: ct.tables.rounded(ct.tables.published("gemma-3-12b-it"), **o),
+        {"digits": (*POSITIVE, 99)},
+    ),
     "tables.to_markdown": (
         lambda m, r, **o: ct.tables.to_markdown(ct.tables.published("gemma-3-12b-it"), **o),
         {"digits": COUNT},

@@ -19,6 +19,9 @@ import attribution
 import results
 import torch
 
+import culnig_tl as ct
+from culnig_tl.questions import Split
+
 ENGINES = {
     "one process": (),
     "--processes 2": ("--processes", "2"),
@@ -27,18 +30,31 @@ ENGINES = {
 GOAL = 1.8
 
 
-def command(n_random: int, out: Path, split: str) -> list[str]:
-    """The whole run of the embedded model."""
-    rows = {
-        "--cultural": f"atlas:{split}",
-        "--control": f"atlas-control:{split}",
-        "--recognition": f"atlas-countries:{split}",
-    }
+def rows_in(folder: Path, limit: int | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Rows to find and to test with, as options: whole benchmarks, or files of a few rows."""
+
+    def source(name: str, split: Split) -> str:
+        if limit is None:
+            return f"{name}:{split}"
+        path = folder / f"{name}-{split}.json"
+        ct.load_benchmark(name, split=split, limit=limit).to_json(path, lines=False)
+        return str(path)
+
+    options = ("--cultural", "--control", "--recognition")
+    found_on = ("atlas", "atlas-control", "atlas-countries")
     tests = {"culture": "atlas", "general": "atlas-commonsense", "ordering": "atlas-ordering"}
+    return (
+        {option: source(name, "identify") for option, name in zip(options, found_on, strict=True)},
+        {name: source(of, "test") for name, of in tests.items()},
+    )
+
+
+def command(n_random: int, out: Path, rows: dict[str, str], tests: dict[str, str]) -> list[str]:
+    """The whole run of the embedded model."""
     return [
         *(sys.executable, "-m", "culnig_tl", "run", "atlas", "--quiet", "--cards", "4"),
         *(word for option in rows.items() for word in option),
-        *(word for name, of in tests.items() for word in ("--benchmark", f"{name}={of}:test")),
+        *(word for name, of in tests.items() for word in ("--benchmark", f"{name}={of}")),
         *("--n-random", str(n_random), "--out", str(out)),
     ]
 
@@ -54,15 +70,18 @@ def seconds(arguments: list[str]) -> float:
     return taken
 
 
-def measured(repeats: int, n_random: int, split: str) -> tuple[dict[str, list[float]], set[str]]:
+def measured(
+    repeats: int, n_random: int, limit: int | None
+) -> tuple[dict[str, list[float]], set[str]]:
     """Seconds of each engine, and the engines whose tables are those of one process."""
     taken: dict[str, list[float]] = {name: [] for name in ENGINES}
     same = set(ENGINES)
     for _ in range(repeats):
         with TemporaryDirectory() as folder:
+            rows = rows_in(Path(folder), limit)
             for name, options in ENGINES.items():
                 out = Path(folder) / file_of(name)
-                taken[name].append(seconds([*command(n_random, out, split), *options]))
+                taken[name].append(seconds([*command(n_random, out, *rows), *options]))
                 print(f"{name}: {taken[name][-1]:.1f} s", file=sys.stderr, flush=True)
                 tables = [
                     (Path(folder) / file_of(each) / "table.csv").read_bytes()
@@ -86,8 +105,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a run that shows only that it works")
     arguments = parser.parse_args()
     n_random = 2 if arguments.tiny else arguments.n_random
-    split = "test" if arguments.tiny else "identify"
-    taken, same = measured(arguments.repeats, n_random, split)
+    limit = 24 if arguments.tiny else None
+    taken, same = measured(arguments.repeats, n_random, limit)
     lines = []
     for name, times in taken.items():
         ratios = [one / each for one, each in zip(taken["one process"], times, strict=True)]
