@@ -101,7 +101,7 @@ def main() -> None:
     """Print the table, and write it where asked."""
     parser = results.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--n-random", type=int, default=100)
+    parser.add_argument("--n-random", type=int, default=300)
     parser.add_argument("--tiny", action="store_true", help="a run that shows only that it works")
     arguments = parser.parse_args()
     n_random = 2 if arguments.tiny else arguments.n_random
