@@ -19,7 +19,7 @@ from test_pipeline import FILES, SETTINGS, control_of, files, names_of
 from culnig_tl import NeuronSet, OnRay, culnig, load_model
 from culnig_tl.attribution.distributed import of_slurm
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.evaluation import Condition, asked
+from culnig_tl.evaluation import Condition, measurements
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.pipeline import measuring
 from culnig_tl.pipeline.on_ray import WorkerError
@@ -399,7 +399,7 @@ def test_shares_are_even_in_every_culture():
     prepared = ct.prepare(model, ct.load_benchmark("atlas", split="test", per_culture=10))
     like = ct.NeuronSet.of(["L1.mlp.hook_post.3", "L2.mlp.hook_post.4"])
     sets = tuple(random_neurons(model, like=like, seed=seed) for seed in range(3))
-    pieces = asked({"a": prepared}, [Condition("random", sets, 0.0)], design="split")
+    pieces = measurements({"a": prepared}, [Condition("random", sets, 0.0)], design="split")
     assert sorted(row for piece in pieces for row in piece.rows or ()) == list(range(len(prepared)))
     for culture in prepared.cultures:
         shares = [

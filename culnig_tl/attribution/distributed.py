@@ -76,13 +76,13 @@ def of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
 def _first_host(environment: Mapping[str, str]) -> str:
     """The first of hosts as SLURM lists them: ``a1``, ``a1,b2`` or ``a[01-04,7],b``."""
     hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
-    found = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\])?(?:,|$)", hosts)
-    if found is None:
+    match = re.match(r"([^\[,]+)(?:\[(\d+)[^\]]*\])?(?:,|$)", hosts)
+    if match is None:
         raise InvalidInputError(
             f"srun started several processes on the hosts {hosts!r}, of which no first one can be "
             "read; set MASTER_ADDR to the name of the host of task 0."
         )
-    return found[1] + (found[2] or "")
+    return match[1] + (match[2] or "")
 
 
 def require_single_process() -> None:

@@ -34,13 +34,13 @@ from culnig_tl.evaluation.bootstrap import (
 from culnig_tl.evaluation.breakers import Breakers, breakers
 from culnig_tl.evaluation.chance import asks_for_letters, chance_warning, correct_of_original
 from culnig_tl.evaluation.conditions import (
-    Asked,
     Condition,
     Design,
     Keep,
+    Measurement,
     answers_under,
-    asked,
     check_conditions,
+    measurements,
 )
 from culnig_tl.evaluation.doses import FACTORS, dose_response
 from culnig_tl.evaluation.effects import compare, culture_effects, effects_of
@@ -72,19 +72,18 @@ __all__ = [
     "LAYER_MATCHED",
     "NOTHING",
     "STAR",
-    "Asked",
     "Breakers",
     "Condition",
     "Design",
     "Drops",
     "Keep",
+    "Measurement",
     "Mode",
     "ablation_drops",
     "ablation_effects",
     "accuracy_by",
     "answers",
     "answers_under",
-    "asked",
     "asks_for_letters",
     "breakers",
     "chance_warning",
@@ -104,6 +103,7 @@ __all__ = [
     "greedy_replies",
     "has_selectivity",
     "interval",
+    "measurements",
     "no_general",
     "one_culture",
     "rank_p_value",

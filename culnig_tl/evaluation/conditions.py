@@ -79,7 +79,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Measurement:
     """One set of neurons on one benchmark.
 
     Attributes:
@@ -118,12 +118,12 @@ class Asked:
         )
 
 
-def asked(
+def measurements(
     benchmarks: Mapping[str, PreparedQuestions],
     conditions: Sequence[Condition],
     *,
     design: Design = "full",
-) -> list[Asked]:
+) -> list[Measurement]:
     """Every set on every benchmark.
 
     With ``design="split"`` the random sets of a condition share a benchmark's questions: each is
@@ -148,7 +148,7 @@ def asked(
             shares = _shares(prepared, n_sets) if shared else None
             for draw in range(n_sets):
                 rows = None if shares is None else shares[draw]
-                pieces.append(Asked(benchmark, condition, draw, rows))
+                pieces.append(Measurement(benchmark, condition, draw, rows))
     return pieces
 
 
@@ -180,7 +180,7 @@ def answers_under(
         benchmarks: prepared questions by name.
         conditions: what is done to the model.
         mode: as in ``evaluate``.
-        design: as in ``asked``.
+        design: as in ``measurements``.
         progress: the name of a progress bar.
         keep: where a set's answers come from; by default they are made.
 
@@ -198,7 +198,9 @@ def answers_under(
     check_conditions(benchmarks, conditions, mode)
     frames = []
     for piece in tqdm(
-        asked(benchmarks, conditions, design=design), desc=str(progress), disable=not progress
+        measurements(benchmarks, conditions, design=design),
+        desc=str(progress),
+        disable=not progress,
     ):
         make = partial(piece.answers, benchmarks[piece.benchmark], mode)
         frames.append(piece.labelled(keep(piece.benchmark, piece.condition, piece.draw, make)))

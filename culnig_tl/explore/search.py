@@ -34,10 +34,10 @@ def neurons_named(text: str, scores: NeuronScores, top: int) -> pd.DataFrame:
     names = (names + frame["neuron"].astype(str))[:_N_NAMES]
     is_same = names == text
     matches = is_same if is_same.any() else names.str.contains(text, regex=False)
-    found = frame.assign(neuron=names, found="by its name")[
+    neurons = frame.assign(neuron=names, found="by its name")[
         matches.reindex(frame.index, fill_value=False)
     ]
-    return found[["neuron", "score", "found"]].head(top).reset_index(drop=True)
+    return neurons[["neuron", "score", "found"]].head(top).reset_index(drop=True)
 
 
 def neurons_of_questions(text: str, kept: KeptScores, top: int) -> pd.DataFrame:

@@ -9,11 +9,11 @@ import pandas as pd
 
 from culnig_tl.evaluation import (
     LAYER_MATCHED,
-    Asked,
     Condition,
-    asked,
+    Measurement,
     check_conditions,
     effects_of,
+    measurements,
 )
 from culnig_tl.files import FRAME, file_name
 from culnig_tl.neurons import NeuronSet
@@ -52,7 +52,7 @@ def measure(
     settings, tests = stage.settings, stage.questions.tests
     conditions = _conditions(stage, sets)
     check_conditions(tests, conditions, settings.mode)
-    pieces = asked(tests, conditions, design=settings.random_design)
+    pieces = measurements(tests, conditions, design=settings.random_design)
     wanted = [
         _answers(
             stage,
@@ -65,7 +65,7 @@ def measure(
     wanted += [
         _answers(
             stage,
-            Asked(_CULTURES, Condition(culture, (neurons,), settings.factor[0]), 0),
+            Measurement(_CULTURES, Condition(culture, (neurons,), settings.factor[0]), 0),
             f"answers_of_cultures/specific/{file_name(culture)}",
             test=None,
         )
@@ -73,7 +73,7 @@ def measure(
     ]
     has_original = stage.questions.test_of_cultures is not None  # it is the first of all pieces
     if specific and not has_original:
-        original = Asked(_CULTURES, Condition("original"), 0)
+        original = Measurement(_CULTURES, Condition("original"), 0)
         wanted.append(_answers(stage, original, "answers_of_cultures/original", test=None))
     frames = iter(results(stage, [file for each in wanted for file in each.files], "answers"))
     answered = [each.joined(frames) for each in wanted]
@@ -85,7 +85,7 @@ def measure(
     return pd.concat(labelled, ignore_index=True), effects
 
 
-def _answers(stage: Stage, piece: Asked, stem: str, *, test: str | None) -> _Answers:
+def _answers(stage: Stage, piece: Measurement, stem: str, *, test: str | None) -> _Answers:
     """The files of one set's answers, whose names begin with a stem."""
     prepared, condition = _questions(stage.questions, test), piece.condition
     slices, files = _slices(prepared, piece.rows), []
@@ -98,13 +98,13 @@ def _answers(stage: Stage, piece: Asked, stem: str, *, test: str | None) -> _Ans
             "mode": stage.settings.mode,
         }
         alone = Condition(condition.name, (piece.neurons,), condition.factor)
-        make = partial(_answer, piece=Asked(piece.benchmark, alone, 0, rows), test=test)
+        make = partial(_answer, piece=Measurement(piece.benchmark, alone, 0, rows), test=test)
         name = f"{stem}.parquet" if len(slices) == 1 else f"{stem}.{number}.parquet"
         files.append(Wanted(name, identity, make, n_tokens(part), FRAME))
     return _Answers(files, [rows or () for rows in slices])
 
 
-def _answer(setup: Setup, *, piece: Asked, test: str | None) -> pd.DataFrame:
+def _answer(setup: Setup, *, piece: Measurement, test: str | None) -> pd.DataFrame:
     return piece.answers(_questions(setup.questions, test), setup.settings.mode)
 
 
@@ -136,7 +136,7 @@ def _slices(
     return [tuple(sorted(part)) for part in slices]
 
 
-def _stem(stage: Stage, piece: Asked) -> str:
+def _stem(stage: Stage, piece: Measurement) -> str:
     """The name of a set's file, which says the factor where it is not the first."""
     condition = piece.condition
     is_first = condition.factor == stage.settings.factor[0] or condition.name == "original"

@@ -162,9 +162,9 @@ class OnRay(Engine):
         self._given = self._ray.put((GivenQuestions.of(setup.questions), setup.settings))
         expected = model_fingerprint(setup.model)
         for ready in self._started(self.n_workers):
-            if (found := self._settled(ready)) != expected:
+            if (fingerprint := self._settled(ready)) != expected:
                 raise InvalidInputError(
-                    f"A worker loaded a model with fingerprint {found}, and that of this process "
+                    f"A worker loaded a model with fingerprint {fingerprint}, and this process "
                     f"has {expected}; have load= load the same weights, type and tokenizer."
                 )
 

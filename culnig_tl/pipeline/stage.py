@@ -75,15 +75,15 @@ def results(stage: Stage, wanted: Sequence[Wanted[T]], name: str) -> list[T]:
         wanted: the files.
         name: of the progress bar.
     """
-    folder, found = stage.folder, dict[int, T]()
+    folder, contents = stage.folder, dict[int, T]()
     paths = [folder.file(each.name) for each in wanted]
 
     def missing() -> list[int]:
         for number, (path, each) in enumerate(zip(paths, wanted, strict=True)):
             held = folder.held(path, folder.whole(each.identity), each.kind.read)
             if held is not None:
-                found[number] = held
-        numbers = [number for number in range(len(wanted)) if number not in found]
+                contents[number] = held
+        numbers = [number for number in range(len(wanted)) if number not in contents]
         if numbers:
             folder.lock()
         return numbers
@@ -93,13 +93,13 @@ def results(stage: Stage, wanted: Sequence[Wanted[T]], name: str) -> list[T]:
 
         def keep(content: T) -> None:
             each.kind.write(path, content, folder.whole(each.identity))
-            found[number] = each.kind.read(path)[0]
+            contents[number] = each.kind.read(path)[0]
 
         return Piece(each.make, each.tokens, keep, path.exists)
 
     stage.run([piece(number) for number in stage.engine.first(missing)], name)
     return [
-        found[number] if number in found else _read(folder, paths[number], each)
+        contents[number] if number in contents else _read(folder, paths[number], each)
         for number, each in enumerate(wanted)
     ]
 
