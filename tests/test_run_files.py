@@ -70,6 +70,7 @@ def same(run, other) -> None:
     assert [card.fragment() for card in run.cards.values()] == [
         card.fragment() for card in other.cards.values()
     ]
+    assert run.replies.fragment() == other.replies.fragment()
 
 
 def test_benchmarks_of_any_name_keep_their_answers_apart(run_in, rows, tmp_path):
@@ -251,6 +252,7 @@ MADE_AGAIN = [
     "answers/tiny/general-0.parquet",
     "answers_of_cultures/specific/A.parquet",
     "answers/doses.parquet",
+    "answers/replies.parquet",
     "scores/control.safetensors",
 ]
 

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from html import unescape
 
 import pandas as pd
 import pytest
@@ -92,6 +93,10 @@ def test_the_page_says_what_the_tables_say(held, tmp_path):
         assert page.count(f"<td>{benchmark}</td>") == len(rows)
     row = held.league.frame.iloc[0]
     assert f"{row['spearman']:.2f}".lstrip("-") in page
+    header = page[page.index("<header>") : page.index("</header>")]
+    best = held.league.frame.set_index(["scorer", "recipe"])["selectivity"].idxmax()
+    assert f"{best[0]} ({best[1]}) is the most selective" in unescape(header)
+    assert f"{n_core} of the {n_all} neurons" in header
 
 
 def test_the_command_writes_page_and_tables(tmp_path, monkeypatch, rows):

@@ -140,6 +140,20 @@ def paragraph(text: str, *, style: str = "") -> str:
     return f"<p{_attribute('class', style)}>{escape(text)}</p>\n"
 
 
+def opening(title: str, answers: Mapping[str, str]) -> str:
+    """What a page begins with: its title, and answers in a sentence or two by their questions."""
+    lines = "".join(
+        f'<p class="lead"><strong>{escape(question)}</strong> {escape(answer)}</p>\n'
+        for question, answer in answers.items()
+    )
+    return f"<header>\n<h1>{escape(title)}</h1>\n{lines}</header>\n"
+
+
+def folded(summary: str, body: str) -> str:
+    """Parts of a page that are shown on a click on their summary."""
+    return f"<details><summary>{escape(summary)}</summary>\n{body}</details>\n"
+
+
 def style(rules: str) -> str:
     """A style sheet within a page."""
     return f"<style>{rules}</style>\n"

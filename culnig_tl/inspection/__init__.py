@@ -7,7 +7,7 @@
 | ``build_card``, ``card_tables`` | from questions to cards: ``inspect_neuron(s)`` |
 | ``seen_questions`` | cards of one neuron after the other, on questions scored once |
 | ``neuron_card`` | the card, which shows itself in Jupyter, as a page and in a file |
-| ``continuations`` | ``generate``: what the model writes before and after scaling, side by side |
+| ``continuations`` | ``generate``, ``replies_to``: what the model writes before and after scaling |
 | ``prompt`` | ``inspect_prompt``: the neurons that carry the answer to one prompt |
 """
 
@@ -19,7 +19,7 @@ from culnig_tl.inspection.card_tables import (
     plain_name,
     share_of_resamples,
 )
-from culnig_tl.inspection.continuations import Continuations, generate
+from culnig_tl.inspection.continuations import Continuations, generate, replies_to
 from culnig_tl.inspection.directions import logit_effects, output_direction
 from culnig_tl.inspection.neuron_card import Example, NeuronCard
 from culnig_tl.inspection.observation import KeptScores
@@ -44,5 +44,6 @@ __all__ = [
     "membership_sentence",
     "output_direction",
     "plain_name",
+    "replies_to",
     "share_of_resamples",
 ]

@@ -19,7 +19,7 @@ from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.html import ColouredTokens, fragment, token_texts, with_style, write_page
 from culnig_tl.neurons import Neuron, NeuronSet
-from culnig_tl.questions import writer
+from culnig_tl.questions import PreparedQuestions, writer
 
 Pair = tuple[ColouredTokens, ColouredTokens]
 
@@ -43,9 +43,24 @@ class Continuations:
     frame: pd.DataFrame
     pairs: tuple[Pair, ...]
 
+    @classmethod
+    def of(
+        cls, model: HookedModel, neurons: NeuronSet, factor: float, replies: pd.DataFrame
+    ) -> "Continuations":
+        """Replies that were written before: a frame with text, before and after."""
+        both = zip(replies["before"], replies["after"], strict=True)
+        pairs = tuple(_pair(model.tokenizer, before, after) for before, after in both)
+        changed = [_share_changed(pair) for pair in pairs]
+        frame = replies[["text", "before", "after"]].assign(changed=changed)
+        return cls(model.cfg.model_name, neurons, factor, frame, pairs)
+
     def __repr__(self) -> str:
-        n_changed = int((self.frame["before"] != self.frame["after"]).sum())
-        return f"{self.sentence}: {n_changed} of {len(self.frame)} replies change"
+        return f"{self.sentence}: {self.n_changed} of {len(self.frame)} replies change"
+
+    @property
+    def n_changed(self) -> int:
+        """How many replies are not the same after scaling."""
+        return int((self.frame["before"] != self.frame["after"]).sum())
 
     @property
     def sentence(self) -> str:
@@ -122,18 +137,64 @@ def generate(
     write = writer(model.tokenizer, chat=chat, template=template)
     read = [write({"prompt": text, "system": "", "reply_prefix": ""}) for text in asked]
 
-    def replies() -> list[str]:
-        return greedy_replies(
-            model, read, chat=chat, max_new_tokens=max_new_tokens, token_budget=token_budget
-        )
+    frame = _written(
+        model,
+        read,
+        chosen,
+        factor,
+        chat=chat,
+        max_new_tokens=max_new_tokens,
+        token_budget=token_budget,
+    )
+    return Continuations.of(model, chosen, factor, frame.assign(text=asked))
 
-    with scaled_neurons(model, chosen, factor=factor):
-        after = replies()
-    before = replies() if len(chosen) else after
-    pairs = tuple(_pair(model.tokenizer, *both) for both in zip(before, after, strict=True))
-    frame = pd.DataFrame({"text": asked, "before": before, "after": after})
-    frame["changed"] = [_share_changed(pair) for pair in pairs]
-    return Continuations(model.cfg.model_name, chosen, factor, frame, pairs)
+
+def replies_to(
+    questions: PreparedQuestions,
+    neurons: NeuronSet,
+    *,
+    factor: float = 0.0,
+    max_new_tokens: int = 60,
+) -> Continuations:
+    """What the model writes after each question, as it is asked, before and after scaling.
+
+    Args:
+        questions: prepared questions.
+        neurons: what is scaled, on the prompt and on every generated token.
+        factor: what activations are multiplied by.
+        max_new_tokens: at most so many tokens per reply.
+
+    Raises:
+        InvalidInputError: a question that does not fit into the model's context with its reply.
+
+    Example:
+        >>> import culnig_tl as ct
+        >>> model = ct.load_model()
+        >>> rows = ct.prepare(model, ct.load_benchmark("atlas", split="test", limit=3))
+        >>> len(replies_to(rows, ct.answer_key("general"), max_new_tokens=1).frame)
+        3
+    """
+    frame = _written(
+        questions.model,
+        questions.texts,
+        neurons,
+        factor,
+        chat=questions.chat,
+        max_new_tokens=max_new_tokens,
+        token_budget=questions.token_budget,
+    )
+    asked = frame.assign(text=questions.adapted["prompt"][:])
+    return Continuations.of(questions.model, neurons, factor, asked)
+
+
+def _written(
+    model: HookedModel, texts: Sequence[str], neurons: NeuronSet, factor: float, **how: Any
+) -> pd.DataFrame:
+    """The replies to texts as the model reads them, before and after."""
+    with scaled_neurons(model, neurons, factor=factor):
+        after = greedy_replies(model, texts, **how)
+    before = greedy_replies(model, texts, **how) if len(neurons) else after
+    return pd.DataFrame({"before": before, "after": after})
 
 
 def _as_set(neurons: NeuronSet | Neuron | str | None) -> NeuronSet:

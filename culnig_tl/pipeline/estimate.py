@@ -30,7 +30,7 @@ from culnig_tl.evaluation import FACTORS
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.logits import last_logits
 from culnig_tl.pipeline.stage import drawn
-from culnig_tl.pipeline.stages import CARD_PROMPTS, DOSE_PROMPTS
+from culnig_tl.pipeline.stages import CARD_PROMPTS, DOSE_PROMPTS, REPLY_TOKENS, replied_to
 from culnig_tl.questions import Batch, PreparedQuestions, Rows, prepare
 from culnig_tl.sites import DEFAULT_SITES, site_shape
 
@@ -51,8 +51,9 @@ class Plan:
 
     Attributes:
         stages: one row per data set: stage (``"score"``, ``"answer"``, ``"cultures"``, ``"cards"``,
-            ``"doses"``, ``"report"``), data, questions, prompts, tokens (padding counted), longest
-            (prompt), passes, seconds, and their range seconds_low and seconds_high.
+            ``"doses"``, ``"replies"``, ``"report"``), data, questions, prompts, tokens (padding
+            counted), longest (prompt), passes, seconds, and their range seconds_low and
+            seconds_high.
         weights: bytes of the model.
         held: bytes that the process holds already; on an accelerator, the weights.
         batch: bytes that the largest batch keeps for its backward pass.
@@ -170,6 +171,10 @@ def estimate(
             _stage("doses", name, drawn(rows, DOSE_PROMPTS), len(FACTORS), answer)
             for name, rows in answered.items()
         ]
+        if len(replied := replied_to(answered[first])):
+            step = answer.of_token * len(replied) / sum(map(len, replied.prompts))
+            reply = answer.plus(_Cost(answer.of_pass, step), float(REPLY_TOKENS))
+            stages.append(_stage("replies", first, replied, 2, reply))
     stages.append({"stage": "report", "data": "", **dict.fromkeys(_TIMES, _REPORT)})
     n_neurons = sum(layers * width for layers, width in (site_shape(model, s) for s in sites))
     largest = max(to_score, key=lambda batch: batch.tokens.numel())

@@ -30,7 +30,7 @@ from culnig_tl.files import RunFolder
 from culnig_tl.finetuning import FineTuningStudy
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import check_intervention
-from culnig_tl.inspection import NeuronCard
+from culnig_tl.inspection import Continuations, NeuronCard
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.pipeline.measuring import measure
 from culnig_tl.pipeline.questions import RunQuestions
@@ -67,6 +67,8 @@ class Run:
         effects: culture x culture effects of the specific neurons (see ``culture_effects``).
         cards: everything about the best culture-general neurons, by their names.
         doses: what factors from 0 to 2 on the culture-general neurons do (see ``dose_response``).
+        replies: what the model writes with and without the culture-general neurons, after three
+            questions of each culture (see ``generate``).
         breakers: what ``breakers`` says of each set, by the set's name, where a benchmark is of
             general questions.
         warnings: sentences that a reader of the results must know (see ``evaluation.trust``).
@@ -82,6 +84,7 @@ class Run:
     effects: pd.DataFrame
     cards: Mapping[str, NeuronCard] = field(default_factory=dict)
     doses: pd.DataFrame = field(default_factory=pd.DataFrame)
+    replies: Continuations | None = None
     breakers: Mapping[str, Breakers] = field(default_factory=dict)
     warnings: Sequence[str] = ()
 
@@ -191,9 +194,10 @@ def culnig(
         mode: what counts as an answer, as in ``evaluate``.
         n_cards: how many of the best culture-general neurons get a whole card. Their cost is one
             forward and backward pass and ``1 + n_cards`` forward passes over at most 64 cultural
-            prompts, and a backward pass over 12 prompts a card; the dose response that comes with
-            them takes 7 forward passes over at most 24 prompts of each benchmark. 0 leaves both
-            out. No other stage depends on it.
+            prompts, and a backward pass over 12 prompts a card. With them come the dose response, 7
+            forward passes over at most 24 prompts of each benchmark, and replies of 12 tokens to
+            three questions of each culture, two each. 0 leaves all of it out. No other stage
+            depends on it.
         token_budget: tokens per pass, padding counted; prepared questions have their own.
         engine: who does the work; by default the processes that were launched together, or this
             one alone. ``ct.OnRay`` has a Ray cluster do it.
@@ -302,9 +306,9 @@ def _run(stage: Stage, written: Mapping[str, Any], n_cards: int) -> Run:
     )
     if not n_cards or not len(selected):
         return run
-    cards, doses = look_closer(stage, scores, selected, n_cards)
+    cards, doses, replies = look_closer(stage, scores, selected, n_cards)
     save_table(stage, "doses.csv", doses)
-    return replace(run, cards=cards, doses=doses)
+    return replace(run, cards=cards, doses=doses, replies=replies)
 
 
 def _factors(factor: Any) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from culnig_tl.files import (
     file_name,
     read_json,
 )
-from culnig_tl.inspection import NeuronCard, inspect_neurons
+from culnig_tl.inspection import Continuations, NeuronCard, inspect_neurons, replies_to
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.pipeline.questions import RunQuestions
 from culnig_tl.pipeline.stage import (
@@ -39,6 +39,8 @@ from culnig_tl.selection import culture_specific, select_general
 
 CARD_PROMPTS = 64
 DOSE_PROMPTS = 24
+REPLIES_PER_CULTURE = 3
+REPLY_TOKENS = 12
 _BREAKER_PROMPTS = 60
 
 
@@ -131,8 +133,9 @@ def with_unbroken(
 
 def look_closer(
     stage: Stage, scores: Mapping[str, NeuronScores], general: NeuronSet, n_cards: int
-) -> tuple[dict[str, NeuronCard], pd.DataFrame]:
-    """Whole cards of the best culture-general neurons, and dose and response.
+) -> tuple[dict[str, NeuronCard], pd.DataFrame, Continuations | None]:
+    """Whole cards of the best culture-general neurons, dose and response, and what the model
+    writes without these neurons; None where no question leaves room for a reply.
 
     The cost does not grow with the questions of the run: draws of a fixed size are looked at.
     """
@@ -140,7 +143,6 @@ def look_closer(
         Neuron(site, int(layer), int(index))
         for site, layer, index, _ in general.to_frame().head(n_cards).itertuples(index=False)
     ]
-    cards = _cards(stage, scores, best)
     cards = _cards(stage, scores, best)
     draws = _dose_questions(stage.questions)
     identity = {
@@ -153,7 +155,7 @@ def look_closer(
     make = partial(_doses, neurons=general)
     wanted = Wanted("answers/doses.parquet", identity, make, cost, FRAME)
     (doses,) = results(stage, [wanted], "doses")
-    return cards, doses
+    return cards, doses, _replies(stage, general)
 
 
 def _doses(setup: Setup, *, neurons: NeuronSet) -> pd.DataFrame:
@@ -169,6 +171,45 @@ def _doses(setup: Setup, *, neurons: NeuronSet) -> pd.DataFrame:
 
 def _dose_questions(questions: RunQuestions) -> dict[str, PreparedQuestions]:
     return {name: drawn(rows, DOSE_PROMPTS) for name, rows in questions.tests.items()}
+
+
+def _replies(stage: Stage, general: NeuronSet) -> Continuations | None:
+    rows, factor = replied_to(stage.questions.culture_test), stage.settings.factor[0]
+    if not len(rows):
+        return None
+    identity = {
+        "rows": rows_identity(rows),
+        "neurons": general.fingerprint,
+        "factor": factor,
+        "max_new_tokens": REPLY_TOKENS,
+    }
+    make = partial(_make_replies, neurons=general)
+    wanted = Wanted("answers/replies.parquet", identity, make, 2 * n_tokens(rows), FRAME)
+    (frame,) = results(stage, [wanted], "replies")
+    return Continuations.of(stage.model, general, factor, frame)
+
+
+def _make_replies(setup: Setup, *, neurons: NeuronSet) -> pd.DataFrame:
+    return replies_to(
+        replied_to(setup.questions.culture_test),
+        neurons,
+        factor=setup.settings.factor[0],
+        max_new_tokens=REPLY_TOKENS,
+    ).frame
+
+
+def replied_to(prepared: PreparedQuestions) -> PreparedQuestions:
+    """A few questions of each culture that leave room for a reply, culture by culture."""
+    room = min(prepared.model.cfg.n_ctx, prepared.token_budget) - REPLY_TOKENS
+    fits = [row for row, prompt in enumerate(prepared.prompts) if len(prompt) <= room]
+    cultures = prepared.rows["culture"][:]
+    return prepared.select(
+        [
+            row
+            for culture in prepared.cultures
+            for row in [row for row in fits if cultures[row] == culture][:REPLIES_PER_CULTURE]
+        ]
+    )
 
 
 def _cards(

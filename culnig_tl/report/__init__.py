@@ -11,14 +11,21 @@ from pathlib import Path
 import pandas as pd
 
 from culnig_tl.finetuning import FineTuningStudy
-from culnig_tl.html import OLD_BROWSER, REPORT_STYLE, plotly_script, with_contents, write_page
+from culnig_tl.html import (
+    OLD_BROWSER,
+    REPORT_STYLE,
+    opening,
+    plotly_script,
+    with_contents,
+    write_page,
+)
 from culnig_tl.inspection import NeuronCard
 from culnig_tl.pipeline import Run
 from culnig_tl.report import figure_sections, text_sections
 from culnig_tl.report.finetuning import finetuning_section
 from culnig_tl.report.neuron_cards import neuron_cards_section
-from culnig_tl.report.selectivity import selectivity_section
-from culnig_tl.report.summary import model_name
+from culnig_tl.report.selectivity import measure_selectivity, selectivity_section
+from culnig_tl.report.summary import model_name, three_answers
 from culnig_tl.report.validation import write_validation
 
 __all__ = ["write_report", "write_validation"]
@@ -62,7 +69,7 @@ def write_report(
     """
     title = f"Culture neurons of {model_name(run)}"
     top = [
-        text_sections.title_and_summary(run, title),
+        opening(title, three_answers(run, measure_selectivity(run))),
         text_sections.warnings_note(run),
         text_sections.embedded_model_note(run),
     ]
@@ -80,6 +87,7 @@ def write_report(
         figure_sections.threshold_curves(run),
         text_sections.top_neurons_section(run),
         neuron_cards_section(run, cards or {}, membership),
+        text_sections.replies_section(run),
         figure_sections.culture_matrices(run),
         figure_sections.overlap_matrix(run),
         text_sections.layers_section(run),

@@ -1,7 +1,6 @@
 """The sections of text and tables."""
 
 from collections.abc import Iterator, Mapping
-from html import escape
 from typing import Any
 
 from culnig_tl.atlas import answer_key
@@ -13,30 +12,22 @@ from culnig_tl.html import (
     Row,
     Term,
     code,
+    folded,
     grouped_table,
     number,
     paragraph,
     section,
     table,
+    with_style,
 )
 from culnig_tl.inspection import GLOSSARY
 from culnig_tl.pipeline import Run, Settings, given_rows
 from culnig_tl.report import summary
-from culnig_tl.report.selectivity import measure_selectivity
 from culnig_tl.validation import grade, grade_scores
 
 _TOP_NEURONS = 20
 _SCORING = ("method", "pool", "padding", "weight")
 _INCOMPLETE = 0.05  # above it, attribution warns
-
-
-def title_and_summary(run: Run, title: str) -> str:
-    """The title, and what the run shows in answers to three questions."""
-    answers = "".join(
-        f'<p class="lead"><strong>{escape(question)}</strong> {escape(answer)}</p>\n'
-        for question, answer in summary.three_answers(run, measure_selectivity(run)).items()
-    )
-    return f"<header>\n<h1>{escape(title)}</h1>\n{answers}</header>\n"
 
 
 def embedded_model_note(run: Run) -> str:
@@ -128,6 +119,22 @@ def top_neurons_section(run: Run) -> str:
     return section(
         f"The top {len(best)} of {summary.count_of_neurons(len(run.general))}",
         table(header if key is None else [*header, "Planted"], rows, caption=caption),
+    )
+
+
+def replies_section(run: Run) -> str:
+    """What the model writes with and without the neurons; nothing where nothing was written."""
+    if run.replies is None:
+        return ""
+    n_changed = run.replies.n_changed
+    return section(
+        "What the model says",
+        paragraph(
+            f"{n_changed} of {len(run.replies.frame)} replies change, of the first questions of "
+            "each culture, as they are asked. A reply is cut after some words, and greedy: where "
+            "one word changes, those after it may follow."
+        ),
+        folded("All of them, side by side", with_style(run.replies.fragment())),
     )
 
 

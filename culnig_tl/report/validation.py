@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from markupsafe import escape
-
 from culnig_tl import figures
 from culnig_tl.html import (
     OLD_BROWSER,
@@ -13,6 +11,7 @@ from culnig_tl.html import (
     Row,
     figure,
     number,
+    opening,
     paragraph,
     plotly_script,
     section,
@@ -46,9 +45,56 @@ def write_validation(validation: Validation, path: str | Path, *, model_name: st
         _faithfulness(validation),
         _membership(validation),
     ]
-    header = f"<header>\n<h1>{escape(title)}</h1>\n</header>\n"
+    header = opening(title, _answers(validation))
     body = f"<main>\n{header}{OLD_BROWSER}{with_contents(''.join(sections))}\n</main>"
     return write_page(path, title=title, body=body, style=REPORT_STYLE, scripts=[plotly_script()])
+
+
+def _answers(validation: Validation) -> dict[str, str]:
+    """What the page shows, in answers to the questions of its three sections."""
+    frame, areas = validation.league.frame, validation.faithfulness.areas
+    first, selective, agreeing = (
+        ordered.to_dict("records")[0]
+        for ordered in (
+            frame,
+            frame.sort_values("selectivity", ascending=False),
+            frame.sort_values("spearman", ascending=False),
+        )
+    )
+    deletion = areas[areas["curve"] == "deletion"]
+    beyond = deletion[deletion["area_low"] > 0].to_dict("records")
+    curves = f": {'; '.join(map(_curve, beyond))}." if beyond else "."
+    core = validation.membership.core(_SURE)
+    return {
+        "Would another method have done better?": f"Of {len(frame)} ways, {_named(selective)} is "
+        f"the most selective for culture, with {_points(selective)}, and the scores of "
+        f"{_named(agreeing)} agree best with what switching single neurons off does, with "
+        f"{_spearman(agreeing)}. The first that was asked for, {_named(first)}, has "
+        f"{_points(first)} and {_spearman(first)}.",
+        "Do the best neurons matter most?": "Switching neurons off, the best first, lowers "
+        "P(answer) further than switching off random ones, by more than its interval, for "
+        f"{len(beyond)} of {len(deletion)} pairs of a ranking and a benchmark{curves}",
+        "Would other questions have found them?": f"{len(core)} of the "
+        f"{len(validation.membership.neurons)} neurons are in the set in at least "
+        f"{100 * _SURE:.0f} % of {validation.membership.draws} resamples of the questions.",
+    }
+
+
+def _named(row: Mapping[Any, Any]) -> str:
+    """A way of finding neurons, by its scores and its recipe."""
+    return f"{row['scorer']} ({row['recipe']})"
+
+
+def _points(row: Mapping[Any, Any]) -> str:
+    return f"a selectivity of {_interval(row, 'selectivity', 100.0, '.0f')} points"
+
+
+def _spearman(row: Mapping[Any, Any]) -> str:
+    return f"a Spearman correlation of {_interval(row, 'spearman', 1.0, '.2f')}"
+
+
+def _curve(row: Mapping[Any, Any]) -> str:
+    return f"{row['ranking']} on {row['benchmark']} by {_interval(row, 'area', 1.0, '.2f')}"
 
 
 def _league(validation: Validation) -> str:
