@@ -15,13 +15,15 @@ import psutil
 import pytest
 from test_long_runs import SCRIPT, TESTS, environment, run_together
 from test_pipeline import FILES, SETTINGS, control_of, files, names_of
+from typer.testing import CliRunner
 
 from culnig_tl import NeuronSet, OnRay, culnig, load_model
 from culnig_tl.attribution.distributed import of_slurm
+from culnig_tl.cli import app
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation import Condition, measurements
 from culnig_tl.hooked_model import HookedModel
-from culnig_tl.pipeline import measuring
+from culnig_tl.pipeline import measuring, on_ray
 from culnig_tl.pipeline.on_ray import WorkerError
 from culnig_tl.pipeline.work import Loop, dealt
 from culnig_tl.questions import prepare
@@ -181,25 +183,24 @@ def questions_file(tmp_path_factory) -> Path:
 
 def command(questions: Path, out: Path, *options: str) -> list[str]:
     arguments = [each.format(rows=questions) for each in ATLAS]
-    return [sys.executable, "-m", "culnig_tl", "run", *arguments, "--out", str(out), *options]
+    return ["run", *arguments, "--out", str(out), *options]
 
 
-def test_a_killed_process_ends_the_launch_with_a_sentence_and_it_goes_on(questions_file, tmp_path):
-    done = subprocess.run(
-        command(questions_file, tmp_path / "alone"),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    launch = subprocess.Popen(
-        command(questions_file, tmp_path / "run", "--processes", "2"),
+def started(questions: Path, out: Path) -> subprocess.Popen[str]:
+    """The command in two processes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "culnig_tl", *command(questions, out, "--processes", "2")],
         env=environment(),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
+
+
+def test_a_killed_process_ends_the_launch_with_a_sentence_and_it_goes_on(questions_file, tmp_path):
+    done = CliRunner().invoke(app, command(questions_file, tmp_path / "alone"))
+    assert done.exit_code == 0, done.output
+    launch = started(questions_file, tmp_path / "run")
     kept = wait_for(tmp_path / "run", "answers/*/*.parquet")
     ranks = [
         process
@@ -212,14 +213,9 @@ def test_a_killed_process_ends_the_launch_with_a_sentence_and_it_goes_on(questio
     assert "process 1 of 2 ended with SIGKILL" in said
     assert "the same command goes on from there" in said
     times = {path: path.stat().st_mtime_ns for path in kept}
-    again = subprocess.run(
-        command(questions_file, tmp_path / "run", "--processes", "2"),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert again.returncode == 0, again.stderr
+    again = started(questions_file, tmp_path / "run")
+    _, said = again.communicate(timeout=240)
+    assert again.returncode == 0, said
     assert {path: path.stat().st_mtime_ns for path in kept} == times  # they were not made again
     for name in ("table.csv", "doses.csv", "culture_effects.csv", "neurons/general.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
@@ -243,15 +239,9 @@ def wait_for(folder: Path, pattern: str, seconds: float = 120) -> list[Path]:
     ],
 )
 def test_options_that_make_no_engine_are_a_sentence(questions_file, tmp_path, options, said):
-    done = subprocess.run(
-        command(questions_file, tmp_path / "run", *options),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert said in " ".join(done.stderr.split())
+    done = CliRunner().invoke(app, command(questions_file, tmp_path / "run", *options))
+    assert done.exit_code == 2, done.output
+    assert said in " ".join(done.output.split())
     assert not (tmp_path / "run").exists()
 
 
@@ -308,8 +298,9 @@ def process_id(_setup) -> int:
 
 def test_a_piece_that_ends_every_worker_is_named(cluster, folders, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "_answer", end_the_process)
+    monkeypatch.setattr(on_ray, "_ATTEMPTS", 2)
     engine = OnRay(loader(folders[2]), address=cluster, workers=1)
-    with pytest.raises(WorkerError, match="A piece of answers ended its worker 3 times"):
+    with pytest.raises(WorkerError, match="A piece of answers ended its worker 2 times"):
         run_by(engine, folders[2], rows, tmp_path / "run")
 
 

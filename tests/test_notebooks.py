@@ -341,9 +341,9 @@ def test_a_page_draws_its_figures_without_a_network(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("stem", ["01_quickstart", "05_inspect_a_neuron"])
-def test_all_cells_run_in_a_live_jupyterlab(stem: str, jupyterlab: Any) -> None:
-    name, notebook = f"{stem}.ipynb", without_real_model(read(FOLDER / f"{stem}.ipynb"))
+def test_all_cells_run_in_a_live_jupyterlab(jupyterlab: Any) -> None:
+    name = "05_inspect_a_neuron.ipynb"
+    notebook = without_real_model(read(FOLDER / name))
     nbformat.write(notebook, jupyterlab.folder / name)
     with jupyterlab.opened(name) as page:
         page.wait_for_function(f"() => ({CELLS}).some({DONE})", timeout=300_000)

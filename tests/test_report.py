@@ -505,12 +505,12 @@ OWN = {"cultural", "control", "recognition", "general", "benchmarks", "culture_t
 @pytest.mark.filterwarnings("ignore:Integrated gradients do not add up")
 def test_how_to_reproduce_does_so(tmp_path, monkeypatch, given, choices):
     """The printed code, executed, makes a run of the same settings and the same table."""
-    few = {"cultures": ["Iran", "Spain"], "limit": 16}
+    few = {"cultures": ["Iran", "Spain"], "limit": 8}
     rows = {
         "cultural": load_benchmark("atlas", split="identify", **few),
         "control": load_benchmark("atlas-control", split="identify", **few),
         "recognition": load_benchmark("atlas-countries", split="identify", **few),
-        "general": load_benchmark("atlas-commonsense", split="identify", limit=16),
+        "general": load_benchmark("atlas-commonsense", split="identify", limit=8),
         "benchmarks": {
             "one": load_benchmark("atlas", split="test", **few),
             f"two\n{ODD}": load_benchmark("atlas-ordering", split="test", limit=8),

@@ -18,7 +18,7 @@ def print_run(run: ct.Run) -> None:
     factor, n_random = run.settings["factor"], run.settings["n_random"]
     OUT.print(
         f"\n{len(run.general)} culture-general neurons, multiplied by {factor:g} (scaled), and "
-        f"{n_random} random sets of as many (random)."
+        f"{n_random} random {'set' if n_random == 1 else 'sets'} of as many (random)."
     )
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("benchmark", "neurons"):
