@@ -4,6 +4,7 @@ Importing this module also has beartype check every shape that the package's sig
 """
 
 import os
+import signal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -109,6 +110,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             f"{SHARED} is not there: benchmarks were tested on the small files of benchmark_files "
             "alone, which have the same columns."
         )
+
+
+def pytest_configure() -> None:
+    """Have SIGINT arrive, although a shell's background job, and all that it starts, ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,21 @@ def newcomer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("newcomer")
 
 
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda script: script.stem)
+def test_a_script_says_how_it_is_run_and_finds_what_it_imports(script, monkeypatch, capsys):
+    """The long studies are not run here; a name of the package that they lost is noticed."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    module = importlib.import_module(script.stem)
+    if script.stem == "results":
+        return
+    assert f"python tests/benchmarks/{script.name}" in module.__doc__
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0
+    assert module.__doc__.splitlines()[0] in capsys.readouterr().out
+
+
 def test_real_vocabularies_are_measured_on_both_backends_and_types():
     rows = rows_of(run("vocabulary.py", "--tiny", "--repeats", 1))
     cases = [cells for cells in rows if cells[0] == "500"]
