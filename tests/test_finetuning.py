@@ -23,6 +23,7 @@ from conftest import LABELS, ROWS, tiny_tokenizer
 from datasets import Dataset
 from families import FAMILIES, save
 from safetensors.torch import load_file
+from test_long_runs import run_together
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, Trainer
 
@@ -488,6 +489,47 @@ def test_a_training_that_was_killed_asks_nobody_and_goes_on_to_the_same_weights(
     assert last_checkpoint(tmp_path / "killed.training") is not None
     finetune(llama, rows, MODULES, out=out, **options)
     assert differing(tmp_path / "whole", out) == set()
+
+
+TOGETHER = """
+import json, sys
+import culnig_tl as ct
+
+folder, rows, modules, out, options = json.loads(sys.argv[1])
+neurons = ct.NeuronSet.of(options.pop("protect"))
+tuned = ct.finetune(folder, rows, modules, out=out, protect=neurons, **options)
+assert tuned.settings["processes"] == 2
+try:
+    ct.finetuning_study(folder, rows, rows, neurons=neurons, benchmarks={"a": rows}, out="study")
+except ct.errors.InvalidInputError as error:
+    assert "Each of 2 processes would do this" in str(error)
+else:
+    raise SystemExit("a study ran in each of two processes")
+"""
+
+
+def test_two_processes_train_as_one_does_with_batches_twice_as_large(
+    llama: Path, rows: Dataset, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"accumulation": 1, "epochs": 2, "checkpoint_every": 1, **LONG_STEPS}
+    finetune(llama, rows, MODULES, out=tmp_path / "one", batch_size=2, protect=PROTECTED, **options)
+    shared = {**options, "batch_size": 1, "protect": [str(neuron) for neuron in PROTECTED]}
+    given = [str(llama), rows.to_list(), list(MODULES), str(tmp_path / "two"), shared]
+    script = tmp_path / "script.py"
+    script.write_text(TOGETHER)
+    done = run_together(2, script, json.dumps(given))
+    assert done.returncode == 0, done.stderr
+    one, two, before = (weights(each) for each in (tmp_path / "one", tmp_path / "two", llama))
+    assert one.keys() == two.keys()
+    for name, weight in two.items():
+        torch.testing.assert_close(weight, one[name], rtol=1e-4, atol=1e-5)
+        if name not in SPLIT:
+            assert torch.equal(weight, before[name])
+    assert not torch.equal(two[SPLIT[0]], before[SPLIT[0]])
+    for name, (axis, places) in SPLIT_ROWS.items():
+        held = (each.index_select(axis, torch.tensor(places)) for each in (two[name], before[name]))
+        assert torch.equal(*held)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "script.py", "two"]
 
 
 def test_a_finished_training_is_opened_and_another_one_refused(

@@ -95,8 +95,8 @@ def require_single_process() -> None:
     if state is not None:
         raise InvalidInputError(
             f"Each of {state.num_processes} processes would do this and write the same files: "
-            "processes share scoring and whole runs (culnig-tl score, run and paper; ct.attribute "
-            "and ct.culnig), nothing else; start this in one process."
+            "processes share scoring, whole runs and a training (culnig-tl score, run and paper; "
+            "ct.attribute, ct.culnig and ct.finetune), nothing else; start this in one process."
         )
 
 

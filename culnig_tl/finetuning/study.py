@@ -30,6 +30,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from tqdm.auto import tqdm
 
+from culnig_tl.attribution import require_single_process
 from culnig_tl.errors import InvalidInputError, check_by_name, check_choice, check_seed, check_some
 from culnig_tl.evaluation import Mode, check_answerable, same_rows, warn
 from culnig_tl.figures import trade_off
@@ -153,7 +154,8 @@ def finetuning_study(
 
     Raises:
         InvalidInputError: arms, seeds, rows or neurons that cannot be used, a benchmark called
-            ``"task"``, or prompts of the task that are in its test too; before any training.
+            ``"task"``, prompts of the task that are in its test too, or several processes that were
+            launched together; before any training.
 
     Warns:
         UserWarning: the neurons were found on the very rows of a benchmark.
@@ -169,6 +171,7 @@ def finetuning_study(
         >>> study.frame["benchmark"].tolist()
         ['task', 'culture']
     """
+    require_single_process()
     _check(arms, seeds, benchmarks)
     hooked = load_model(model)
     ready = partial(prepare, hooked, token_budget=token_budget)

@@ -43,9 +43,10 @@ def train(
     *,
     settings: Settings,
     folder: Path,
+    checkpoint: str | None,
     progress: bool,
 ) -> tuple[pd.DataFrame, float]:
-    """Train what requires gradients, from the last checkpoint in the folder if there is one.
+    """Train what requires gradients, from a checkpoint on if there is one.
 
     Args:
         model: a transformers model, or peft's around one; trained in place.
@@ -53,6 +54,7 @@ def train(
         validation: what decides when to stop; None to train to the end.
         settings: see ``finetune``.
         folder: where checkpoints are.
+        checkpoint: the one to go on from.
         progress: whether a bar is shown.
 
     Returns:
@@ -73,25 +75,25 @@ def train(
         trainer.add_callback(_Progress)
     if settings.early_stop is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stop))
-    result = trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     history = _history(trainer.state.log_history)
     _check_finite(history, settings)
     return history, float(result.metrics["train_runtime"])
 
 
-def last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path, n_processes: int = 1) -> str | None:
     """The latest whole checkpoint; those that were not written to their end are deleted."""
     by_step = {int(path.name.rpartition("-")[2]): path for path in folder.glob("checkpoint-*")}
     for step in sorted(by_step, reverse=True):
-        if _is_whole(by_step[step]):
+        if _is_whole(by_step[step], n_processes):
             return str(by_step[step])
         shutil.rmtree(by_step[step])
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    state = checkpoint / _STATE
-    if not state.is_file():
+def _is_whole(checkpoint: Path, n_processes: int) -> bool:
+    state = checkpoint / _STATE  # each process has random numbers of its own
+    if not state.is_file() or len(list(checkpoint.glob("rng_state*"))) < n_processes:
         return False
     try:
         read_json(state)

@@ -9,11 +9,10 @@ over 4. In bfloat16 the weights that are trained, and LoRA's, are float32 while 
 that small steps are not rounded away, and passes run under autocast.
 """
 
-import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,12 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 from xxhash import xxh3_128
 
+from culnig_tl.attribution import launched
 from culnig_tl.errors import InvalidInputError, check_flag
 from culnig_tl.files import locked
 from culnig_tl.finetuning.examples import Examples, examples_of
@@ -75,7 +76,9 @@ def finetune(
 
     The prompts are those that evaluation reads, and the loss is that of the answer's tokens. A
     training that was stopped goes on from its last checkpoint to the same weights; one that is
-    finished is returned from its folder.
+    finished is returned from its folder. Processes that torchrun, ``accelerate launch`` or ``srun``
+    started train together, each on its share of every step; a process alone uses every GPU that it
+    sees.
 
     Args:
         model: a name or folder as ``load_model`` takes it, or a transformers model and its
@@ -108,7 +111,7 @@ def finetune(
         UnknownNameError: a module that this model does not have.
         InvalidInputError: as ``load_model`` and ``prepare``; a value that cannot be used; a folder
             that holds something else, or a training with other settings; a loss that is no finite
-            number; several processes that were launched together; LoRA without peft.
+            number; LoRA without peft.
         MovedWeightsError: a weight that was to stay has moved, which would be our fault.
         UnwritableError: the folder cannot be written.
 
@@ -139,10 +142,10 @@ def finetune(
     )
     check_flag("progress", progress)
     _check_together(early_stop, validation, checkpoint_every)
-    _require_single_process()
+    state = launched()
     with _as_source(model) as source:
-        job = _job(source, rows, validation, modules, protect, settings, Path(out))
-        return reopened(job.out, job.identity) or _finetuned(job, progress)
+        job = _job(source, rows, validation, modules, protect, settings, Path(out), state)
+        return _reopened(job) or _finetuned(job, progress)
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,18 @@ class _Job:
     settings: Settings
     identity: Mapping[str, Any]
     out: Path
+    state: PartialState | None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.state is None or self.state.is_main_process
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The others wait until the main process has done what is within."""
+        with nullcontext() if self.state is None else self.state.main_process_first():
+            yield
 
 
 def _check_together(early_stop: object, validation: object, checkpoint_every: object) -> None:
@@ -169,14 +184,6 @@ def _check_together(early_stop: object, validation: object, checkpoint_every: ob
         raise InvalidInputError(
             f"early_stop is {early_stop} and checkpoint_every is None; give the steps between two "
             "looks at the validation rows."
-        )
-
-
-def _require_single_process() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InvalidInputError(
-            f"{os.environ['WORLD_SIZE']} processes were launched together and each would write the "
-            "same folder; start finetune alone: it uses every GPU that it sees."
         )
 
 
@@ -205,6 +212,7 @@ def _job(
     protect: NeuronSet | None,
     settings: Settings,
     out: Path,
+    state: PartialState | None,
 ) -> _Job:
     """Everything checked, and the questions as this model reads them."""
     if modules is not None:
@@ -223,21 +231,30 @@ def _job(
         "protect": neurons.fingerprint if len(neurons) else None,
         **settings.identity,
     }
-    return _Job(source, examples, watched, chosen, neurons, settings, identity, out)
+    if state is not None:
+        identity["processes"] = state.num_processes
+    return _Job(source, examples, watched, chosen, neurons, settings, identity, out, state)
+
+
+def _reopened(job: _Job) -> FineTuned | None:
+    with job.main_first():
+        return reopened(job.out, job.identity)
 
 
 def _finetuned(job: _Job, progress: bool) -> FineTuned:
     """The finished model, trained here unless another process did while this one waited."""
-    with locked(job.out.with_name(f"{job.out.name}.finetune")):
-        if reopened(job.out, job.identity) is None:
+    lock = job.out.with_name(f"{job.out.name}.finetune")
+    with locked(lock) if job.is_main else nullcontext():
+        if _reopened(job) is None:
             _train_and_write(job, progress)
-    finished = reopened(job.out, job.identity)
+        finished = _reopened(job)
     assert finished is not None
     return finished
 
 
 def _train_and_write(job: _Job, progress: bool) -> None:
-    folder = start(job.out, job.identity)
+    with job.main_first():
+        folder = start(job.out, job.identity)
     hf_model, tokenizer = read_plain(job.source, dtype=job.settings.dtype)
     names = _trained_names(hf_model, job)
     before = _digests(hf_model, names)
@@ -245,15 +262,16 @@ def _train_and_write(job: _Job, progress: bool) -> None:
         history, seconds = _train(hf_model, names, job, folder, progress)
     hf_model.to("cpu")  # pyright: ignore[reportArgumentType]
     _check_frozen(before, _digests(hf_model, names))
-    finish(
-        job.out,
-        hf_model,
-        tokenizer,
-        settings=job.identity,
-        parameters=names,
-        history=history,
-        seconds=seconds,
-    )
+    if job.is_main:
+        finish(
+            job.out,
+            hf_model,
+            tokenizer,
+            settings=job.identity,
+            parameters=names,
+            history=history,
+            seconds=seconds,
+        )
 
 
 def _trained_names(hf_model: PreTrainedModel, job: _Job) -> list[str]:
@@ -268,13 +286,16 @@ def _train(
     hf_model: PreTrainedModel, names: list[str], job: _Job, folder: Path, progress: bool
 ) -> tuple[Any, float]:
     """Train the named weights in place; the model is plain again afterwards."""
-    from culnig_tl.finetuning.trainer import train
+    from culnig_tl.finetuning.trainer import last_checkpoint, train
 
     if torch.cuda.is_available():  # what is protected lies beside its weights
-        hf_model.to("cuda")  # pyright: ignore[reportArgumentType]
+        place = "cuda" if job.state is None else job.state.device
+        hf_model.to(place)  # pyright: ignore[reportArgumentType]
     protection = protection_of(hf_model, job.protect)
     ready = _adapted if job.settings.method == "lora" else _opened
     model, inner = ready(hf_model, names, job)
+    with job.main_first():
+        checkpoint = last_checkpoint(folder, 1 if job.state is None else job.state.num_processes)
     with inner:
         result = train(
             model,
@@ -282,6 +303,7 @@ def _train(
             job.validation,
             settings=job.settings,
             folder=folder,
+            checkpoint=checkpoint,
             progress=progress,
         )
     if job.settings.method == "lora":

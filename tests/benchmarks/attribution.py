@@ -20,6 +20,7 @@ smallest and largest.
 import argparse
 import gc
 import multiprocessing
+import os
 import platform
 import shlex
 import statistics
@@ -364,6 +365,11 @@ def title(arguments: argparse.Namespace) -> str:
     """A section for the CPU, and one a backend for GPUs."""
     gpu = arguments.device.startswith("cuda")
     return f"# Cost of attribution{f' on a GPU, {arguments.backend}' if gpu else ''}"
+
+
+def machine() -> str:
+    """Cores and processor."""
+    return f"{os.cpu_count()} cores of {processor('cpu').removesuffix(', one thread')}"
 
 
 def processor(device: str) -> str:

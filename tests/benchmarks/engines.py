@@ -4,7 +4,8 @@
 
 The embedded model's run through the command line, from start to report, one thread a process:
 alone, in two processes of one launch (``--processes 2``), and on two workers of a Ray cluster that
-starts with the run. The three take turns; a ratio is that of two neighbours.
+starts with the run. The three take turns; a ratio is that of two neighbours. With ``--bound``, what
+two processes that share nothing reach on this machine: two such runs at once, against one.
 """
 
 import os
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 
 import attribution
 import results
@@ -59,15 +60,20 @@ def command(n_random: int, out: Path, rows: dict[str, str], tests: dict[str, str
     ]
 
 
-def seconds(arguments: list[str]) -> float:
-    """Wall-clock time of a command."""
+def seconds(*commands: list[str]) -> float:
+    """Wall-clock time of a command, or of several started at once."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     start = time.perf_counter()
-    done = subprocess.run(arguments, env=environment, check=False, capture_output=True, text=True)
-    taken = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return taken
+    with TemporaryFile("w+") as said:
+        started = [
+            subprocess.Popen(each, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+            for each in commands
+        ]
+        codes = [process.wait() for process in started]
+        if any(codes):
+            said.seek(0)
+            raise SystemExit(said.read())
+    return time.perf_counter() - start
 
 
 def measured(
@@ -92,6 +98,15 @@ def measured(
     return taken, same
 
 
+def bound(n_random: int, limit: int | None) -> str:
+    """A line of the table: two runs at once, and how many times faster two runs are done so."""
+    with TemporaryDirectory() as folder:
+        rows = rows_in(Path(folder), limit)
+        alone, *both = (command(n_random, Path(folder) / name, *rows) for name in "abc")
+        one, two = seconds(alone), seconds(*both)
+    return f"| two runs at once, sharing nothing | {two:.1f} | {2 * one / two:.2f} | | | |"
+
+
 def file_of(name: str) -> str:
     """A folder's name."""
     return name.replace(" ", "-").strip("-")
@@ -103,6 +118,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--n-random", type=int, default=300)
     parser.add_argument("--tiny", action="store_true", help="a run that shows only that it works")
+    parser.add_argument("--bound", action="store_true", help="add two runs at once")
     arguments = parser.parse_args()
     n_random = 2 if arguments.tiny else arguments.n_random
     limit = 24 if arguments.tiny else None
@@ -120,6 +136,8 @@ def main() -> None:
             "yes" if name in same else "**no**",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if arguments.bound:
+        lines.append(bound(n_random, limit))
     section = [
         "# One run on several processes",
         "",

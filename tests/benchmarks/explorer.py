@@ -8,10 +8,10 @@ and with a whole set scaled, and the rest of a card, which fills in behind. Wall
 core, median of the repeats with the shortest and the longest.
 """
 
-import os
 import time
 from collections.abc import Callable
 
+import attribution
 import results
 
 import culnig_tl as ct
@@ -66,7 +66,7 @@ def section(model_name: str, repeats: int) -> str:
     lines = [
         f"# The explorer on {model_name}",
         "",
-        f"`python tests/benchmarks/explorer.py --model {model_name}`, {os.cpu_count()} cores, "
+        f"`python tests/benchmarks/explorer.py --model {model_name}`, {attribution.machine()}.",
         f"{repeats} repeats, {N_QUESTIONS} questions. Median, and shortest to longest.",
         "",
         "| what | seconds | goal |",

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import attribution
 import results
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,7 @@ def section() -> str:
         [
             "# A newcomer's first result",
             "",
-            f"`python tests/benchmarks/newcomer.py`, {os.cpu_count()} cores, with installation.",
+            f"`python tests/benchmarks/newcomer.py`, {attribution.machine()}, with installation.",
             "",
             "| commands | step | seconds | words |",
             "|---:|---|---:|---:|",
