@@ -197,6 +197,7 @@ def started(questions: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.filterwarnings("ignore:The control scores higher")
 def test_a_killed_process_ends_the_launch_with_a_sentence_and_it_goes_on(questions_file, tmp_path):
     done = CliRunner().invoke(app, command(questions_file, tmp_path / "alone"))
     assert done.exit_code == 0, done.output

@@ -20,6 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from culnig_tl.attribution import launched
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.files import read_json
 from culnig_tl.finetuning.examples import Examples, collate
@@ -118,7 +119,7 @@ def _arguments(settings: Settings, folder: Path) -> TrainingArguments:
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.accumulation,
         bf16=is_half,
-        use_cpu=is_half and not torch.cuda.is_available(),
+        use_cpu=(is_half or launched() is not None) and not torch.cuda.is_available(),
         seed=settings.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,

@@ -31,7 +31,8 @@ from culnig_tl.pipeline.settings import Settings
 
 T = TypeVar("T")
 E = TypeVar("E", bound="Engine")
-_LOOK_AGAIN = 0.5  # seconds
+_ASK_AGAIN = 0.05  # seconds, whether the others are done
+_LOOK_AGAIN = 2.0  # seconds, what they have kept
 
 
 @dataclass(frozen=True)
@@ -129,22 +130,41 @@ class Together(Engine):
         own = dealt([piece.tokens for piece in pieces], self.n_workers)[self._state.process_index]
         error = None
         with piece_bar(pieces, name, progress and self.is_main) as done:
+            look = _watch(pieces if self.is_main else (), done)
             try:
                 for number in own:
                     pieces[number].keep(pieces[number].make(setup))
-                    done(*(piece for piece in pieces if self.is_main and piece.is_kept()))
+                    look()
             except CulnigError as raised:
                 error = raised
             everyone = torch.distributed.barrier(async_op=True)
             assert everyone is not None  # this process is one of the group
             while not everyone.is_completed():
-                time.sleep(_LOOK_AGAIN)
-                done(*(piece for piece in pieces if self.is_main and piece.is_kept()))
+                time.sleep(_ASK_AGAIN)
+                look()
             everyone.wait()
+            done(*(piece for piece in pieces if error is None))
         errors: list[CulnigError | None] = [None] * self.n_workers
         torch.distributed.all_gather_object(errors, error)
         for each in filter(None, errors):
             raise each
+
+
+def _watch(pieces: Sequence[Piece], done: Callable[..., None]) -> Callable[[], None]:
+    """A function that tells the bar what is kept, whoever kept it; it looks every few seconds, as
+    each look asks the disk for all that was not there yet."""
+    waiting, looked = list(pieces), time.monotonic()
+
+    def look() -> None:
+        nonlocal waiting, looked
+        if time.monotonic() - looked < _LOOK_AGAIN:
+            return
+        kept = [piece.is_kept() for piece in waiting]
+        done(*(piece for piece, is_kept in zip(waiting, kept, strict=True) if is_kept))
+        waiting = [piece for piece, is_kept in zip(waiting, kept, strict=True) if not is_kept]
+        looked = time.monotonic()
+
+    return look
 
 
 def usual_engine() -> Engine:
