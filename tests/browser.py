@@ -54,7 +54,7 @@ def opened(
         page.route("**/*", answer)
         page.goto(path.as_uri())
         yield page
-    assert said == []
+    assert said == [], said
     assert asked == []
 
 

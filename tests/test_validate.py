@@ -6,6 +6,7 @@ from html import unescape
 
 import pandas as pd
 import pytest
+from browser import opened
 from typer.testing import CliRunner
 
 import culnig_tl as ct
@@ -97,6 +98,12 @@ def test_the_page_says_what_the_tables_say(held, tmp_path):
     best = held.league.frame.set_index(["scorer", "recipe"])["selectivity"].idxmax()
     assert f"{best[0]} ({best[1]}) is the most selective" in unescape(header)
     assert f"{n_core} of the {n_all} neurons" in header
+
+
+@pytest.mark.browser
+def test_a_browser_draws_the_page(held, tmp_path):
+    with opened(write_validation(held, tmp_path / "page.html", model_name="mine")) as page:
+        page.locator(".js-plotly-plot").nth(1).wait_for()
 
 
 def test_the_command_writes_page_and_tables(tmp_path, monkeypatch, rows):

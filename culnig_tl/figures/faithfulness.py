@@ -19,6 +19,7 @@ from culnig_tl.figures.style import (
     line_colour,
     panel_grid,
     panel_position,
+    same_scale,
 )
 
 _MEASURES = {**MEASURES, "fall": Measure("fall of P(answer), %", "Fall of P(answer)", ".1f")}
@@ -76,7 +77,8 @@ def faithfulness(
         margin_t=110,
     )
     figure.update_xaxes(type="log", dtick=1)
-    figure.update_yaxes(axis(None), matches="y", range=measure.axis_range)
+    figure.update_yaxes(axis(None), range=measure.axis_range)
+    same_scale(figure)
     return figure.update_yaxes(title_text=measure.unit, col=1)
 
 

@@ -86,6 +86,19 @@ def layout(title: str) -> dict[str, Any]:
     }
 
 
+def same_scale(figure: go.Figure) -> None:
+    """Have all panels share the vertical scale of the first, which plotly lets not match itself.
+
+    Example:
+        >>> figure = go.Figure().set_subplots(1, 2)
+        >>> same_scale(figure)
+        >>> figure.layout.yaxis.matches, figure.layout.yaxis2.matches
+        (None, 'y')
+    """
+    figure.update_yaxes(matches="y")
+    figure.layout.yaxis.matches = None
+
+
 def axis(title: str | None) -> dict[str, Any]:
     """The settings of an axis, in the colours of the layout; None: no title.
 

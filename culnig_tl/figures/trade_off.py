@@ -16,6 +16,7 @@ from culnig_tl.figures.style import (
     line_colour,
     panel_grid,
     panel_position,
+    same_scale,
 )
 
 _MEASURES = {
@@ -86,7 +87,8 @@ def trade_off(
         legend=LEGEND | {"y": 1 + 0.1 / ((len(panels) + 1) // 2)},
         margin_t=110,
     )
-    figure.update_yaxes(axis(None), matches="y")
+    figure.update_yaxes(axis(None))
+    same_scale(figure)
     return figure.update_yaxes(title_text=f"change, {measure.unit}", col=1)
 
 

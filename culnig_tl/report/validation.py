@@ -72,7 +72,7 @@ def _answers(validation: Validation) -> dict[str, str]:
         f"{_spearman(agreeing)}. The first that was asked for, {_named(first)}, has "
         f"{_points(first)} and {_spearman(first)}.",
         "Do the best neurons matter most?": "Switching neurons off, the best first, lowers "
-        "P(answer) further than switching off random ones, by more than its interval, for "
+        "P(answer) further than switching off random ones, beyond the interval, for "
         f"{len(beyond)} of {len(deletion)} pairs of a ranking and a benchmark{curves}",
         "Would other questions have found them?": f"{len(core)} of the "
         f"{len(validation.membership.neurons)} neurons are in the set in at least "
@@ -94,7 +94,8 @@ def _spearman(row: Mapping[Any, Any]) -> str:
 
 
 def _curve(row: Mapping[Any, Any]) -> str:
-    return f"{row['ranking']} on {row['benchmark']} by {_interval(row, 'area', 1.0, '.2f')}"
+    points = _interval(row, "area", 100.0, ".0f")
+    return f"{row['ranking']} on {row['benchmark']} by {points} points on average"
 
 
 def _league(validation: Validation) -> str:
