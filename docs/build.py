@@ -26,7 +26,7 @@ sys.path.append(str(ROOT / "notebooks"))
 
 import render  # noqa: E402
 
-_AS_HTML = {"raw_mimetype": "text/html"}
+_AS_HTML = {"format": "text/html"}
 _LOADING = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
 
 
@@ -45,9 +45,8 @@ def main(out: Path, *, execute: bool = True) -> None:
             ROOT / "culnig_tl" / "atlas" / "assets", copy / "culnig_tl" / "atlas" / "assets"
         )
         write_lessons(copy / "docs" / "lessons", execute=execute)
-        static = copy / "docs" / "_static"
-        static.mkdir()
-        (static / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+        script = copy / "docs" / "_static" / "plotly.min.js"
+        script.write_text(get_plotlyjs(), encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
         options = ["-q", "-W", "--keep-going", "-b", "html", "-j", "auto"]
         if build_main([*options, str(copy / "docs"), str(out)]):

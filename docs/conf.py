@@ -22,6 +22,7 @@ html_theme = "furo"
 html_title = "culnig_tl"
 html_show_sphinx = False
 html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 exclude_patterns = ["_build"]
 
 nb_execution_mode = "off"  # docs/build.py has executed the lessons

@@ -107,8 +107,12 @@ def _has_real_model() -> bool:
 
 
 def for_page(notebook: Any) -> Any:
-    """An executed notebook without progress bars, its figures as HTML that plotly.js draws."""
+    """An executed notebook without progress bars, its figures as HTML that plotly.js draws.
+
+    Without the state of its widgets either, since for them Sphinx loads scripts off a network.
+    """
     shown = nbformat.from_dict(notebook)
+    shown.metadata.pop("widgets", None)
     for cell in shown.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if _stands_on_a_page(output)]

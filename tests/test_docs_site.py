@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import chromium
 
 import culnig_tl as ct
 
@@ -15,12 +16,36 @@ if sys.version_info < (3, 11):
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "docs" / "build.py"
+# The site with a figure and a progress bar in each lesson, as if it had been executed
+SCRIPT = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+import build
+import nbformat
+
+def executed(path, manager):
+    notebook = nbformat.read(path, as_version=4)
+    cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    shown = [
+        {build.render.FIGURE: {"data": [{"type": "bar", "y": [1]}], "layout": {}}},
+        {build.render.WIDGET: {"model_id": "a bar"}, "text/plain": "a bar"},
+    ]
+    cell.outputs = [nbformat.v4.new_output("display_data", data=data) for data in shown]
+    state = {"state": {"a bar": {}}, "version_major": 2, "version_minor": 0}
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": state}
+    return notebook
+
+build.render.executed = executed
+build.main(Path(sys.argv[2]))
+"""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, str(BUILD), str(out), "--without-outputs"]
+    command = [sys.executable, "-c", SCRIPT, str(BUILD.parent), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
@@ -42,6 +67,25 @@ def test_every_page_and_lesson_is_there(site: Path) -> None:
     assert lessons <= {path.stem for path in (site / "lessons").glob("*.html")}
     front = (site / "index.html").read_text(encoding="utf-8")
     assert all(f'href="{page}.html"' in front for page in pages - {"index"})
+
+
+def test_a_lesson_draws_its_figures_without_a_network(site: Path) -> None:
+    asked: list[str] = []
+
+    def answer(route: Any) -> None:
+        if route.request.url.startswith(site.as_uri()):
+            route.continue_()
+        else:
+            asked.append(route.request.url)
+            route.abort()
+
+    with chromium() as browser:
+        page = browser.new_page()
+        page.route("**/*", answer)
+        page.goto((site / "lessons" / "01_quickstart.html").as_uri())
+        assert page.locator(".js-plotly-plot:has(.main-svg)").count() == 1
+        assert "a bar" not in page.content()
+    assert asked == []
 
 
 def test_every_public_name_stands_in_the_reference(site: Path) -> None:
