@@ -84,7 +84,6 @@ def _cells(
         text=_in_rows([_short(token) for token in tokens], "", n_columns),
         customdata=_in_rows([label(repr(token)) for token in tokens], "", n_columns),
         texttemplate="%{text}",
-        textfont_size=11,
         colorscale="RdBu",
         zmin=-limit,
         zmid=0,
