@@ -79,7 +79,7 @@ bench: dev ## time and memory of the method into tests/benchmarks/RESULTS.md (mi
 	@echo "bench: a click in the explorer"
 	@$(RUN) tests/benchmarks/explorer.py --out tests/benchmarks/RESULTS.md
 	@echo "bench: what bfloat16 changes"
-	@$(RUN) tests/benchmarks/bfloat16.py --out tests/benchmarks/RESULTS.md
+	@$(RUN) tests/benchmarks/bfloat16.py --real --out tests/benchmarks/RESULTS.md
 	@echo "bench: memory of the MLP weights"
 	@$(RUN) tests/benchmarks/memory_of_mlp_weights.py
 	@echo "bench: score files"

@@ -3,8 +3,10 @@
 Importing this module also has beartype check every shape that the package's signatures promise.
 """
 
+import gc
 import os
 import signal
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -15,6 +17,7 @@ install_import_hook("culnig_tl", "beartype.beartype")
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +115,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
 
 
+def pytest_collection_finish() -> None:
+    """Leave the libraries to themselves when memory is looked through, which takes seconds."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_configure() -> None:
     """Have SIGINT arrive, although a shell's background job, and all that it starts, ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -195,6 +204,21 @@ def make_llama() -> Callable[..., Path]:
 def make_tokenizer() -> Callable[..., Any]:
     """``make_tokenizer(writes_bos=, chat_template=)``: a tiny tokenizer."""
     return tiny_tokenizer
+
+
+@pytest.fixture
+def run_benchmark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """``run_benchmark(script, *options)``: what a benchmark prints, in this process."""
+
+    def printed(script: str, *options: object) -> str:
+        monkeypatch.syspath_prepend(str(Path(__file__).parent / "benchmarks"))
+        monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
+        import_module(script.removesuffix(".py")).main()
+        return capsys.readouterr().out
+
+    return printed
 
 
 @pytest.fixture

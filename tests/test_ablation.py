@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from families import save
-from test_benchmark_scripts import first, rows_of, run
+from test_benchmark_scripts import first, rows_of
 
 import culnig_tl as ct
 from culnig_tl.errors import InvalidInputError
@@ -254,9 +254,9 @@ def test_the_bar_counts_answers(model, rows, capsys):
     assert "108/108" in capsys.readouterr().err  # 18 neurons, 6 rows
 
 
-def test_the_benchmark_compares_both_ways(tmp_path: Path):
+def test_the_benchmark_compares_both_ways(run_benchmark, tmp_path: Path):
     out = tmp_path / "RESULTS.md"
-    printed = run("ablation.py", "--tiny", "--neurons", 4, "--repeats", 1, "--out", out)
+    printed = run_benchmark("ablation.py", "--tiny", "--neurons", 4, "--repeats", 1, "--out", out)
     assert out.read_text().strip() == printed.strip()
     measured = [cells for cells in rows_of(printed) if cells[-1] in ("yes", "**no**")]
     assert len(measured) == 10

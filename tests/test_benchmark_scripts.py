@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import re
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,8 +10,12 @@ from types import ModuleType
 
 import pytest
 import torch
+from typer.testing import CliRunner
+
+from culnig_tl.cli import app
 
 SCRIPTS = Path(__file__).parent / "benchmarks"
+ENGINES = [(), ("--processes", "2"), ("--engine", "ray", "--processes", "2")]
 
 
 def rows_of(text: str) -> list[list[str]]:
@@ -23,14 +26,6 @@ def rows_of(text: str) -> list[list[str]]:
 def first(cell: str) -> float:
     """The median in a cell."""
     return float(cell.split()[0])
-
-
-def run(script: str, *options: object) -> str:
-    """What a script prints."""
-    command = [sys.executable, str(SCRIPTS / script), *map(str, options)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture
@@ -63,8 +58,8 @@ def test_a_script_says_how_it_is_run_and_finds_what_it_imports(script, monkeypat
     assert said.split()[:4] == capsys.readouterr().out.partition("\n\n")[2].split()[:4]
 
 
-def test_real_vocabularies_are_measured_on_both_backends_and_types():
-    rows = rows_of(run("vocabulary.py", "--tiny", "--repeats", 1))
+def test_real_vocabularies_are_measured_on_both_backends_and_types(run_benchmark):
+    rows = rows_of(run_benchmark("vocabulary.py", "--tiny", "--repeats", 1))
     cases = [cells for cells in rows if cells[0] == "500"]
     assert [(dtype, backend) for _, dtype, _, backend, *_ in cases] == [
         (dtype, backend) for dtype in ("float32", "bfloat16") for backend in ("hooked", "bridge")
@@ -73,11 +68,11 @@ def test_real_vocabularies_are_measured_on_both_backends_and_types():
         assert all(first(cell) > 0 for cell in cells[4:])
 
 
-def test_attribution_reports_every_goal_with_what_was_measured(tmp_path: Path):
+def test_attribution_reports_every_goal_with_what_was_measured(run_benchmark, tmp_path: Path):
     out = tmp_path / "RESULTS.md"
     out.write_text("# Cost of attribution\n\nold\n\n# Another\n\nkept\n")
 
-    printed = run("attribution.py", "--tiny", "--repeats", 1, "--out", out)
+    printed = run_benchmark("attribution.py", "--tiny", "--repeats", 1, "--out", out)
 
     sections = re.split(r"^(?=# )", out.read_text(), flags=re.MULTILINE)[1:]
     assert sections[0].strip() == printed.strip()
@@ -114,8 +109,8 @@ def test_matrix_work_is_that_of_the_formula(attribution: ModuleType, backend: st
     forward = n_layers * (qkv + output + mlp + products) + unembed
     backward = forward + n_layers * products
 
-    def counted(run, **options):
-        return attribution.matrix_work(partial(run, model, [batch], **options))
+    def counted(run_benchmark, **options):
+        return attribution.matrix_work(partial(run_benchmark, model, [batch], **options))
 
     assert counted(attribution.forward) == forward
     assert counted(attribution.floor) == forward + backward
@@ -150,10 +145,11 @@ def test_on_a_gpu_seconds_and_memory_are_those_of_torch(
     assert attribution.title(arguments) == "# Cost of attribution on a GPU, bridge"
 
 
-def test_bfloat16_reports_errors_ranks_and_selections(tmp_path: Path):
+@pytest.mark.filterwarnings("ignore:Integrated gradients do not add up")
+def test_bfloat16_reports_errors_ranks_and_selections(run_benchmark, tmp_path: Path):
     out = tmp_path / "RESULTS.md"
 
-    printed = run("bfloat16.py", "--seeds", 1, "--prompts", 6, "--steps", 2, "--out", out)
+    printed = run_benchmark("bfloat16.py", "--seeds", 1, "--prompts", 6, "--steps", 2, "--out", out)
 
     assert out.read_text().strip() == printed.strip()
     rows = rows_of(printed)
@@ -167,15 +163,35 @@ def test_bfloat16_reports_errors_ranks_and_selections(tmp_path: Path):
     assert all(first(number) > 0 and first(jaccard) > 0.5 for *_, number, jaccard in selected)
 
 
-def test_engines_are_timed_and_make_the_same_table() -> None:
-    rows = rows_of(run("engines.py", "--tiny", "--repeats", 1))
-    assert [row[0] for row in rows[2:]] == ["one process", "--processes 2", "--engine ray"]
-    assert all(first(row[1]) > 0 for row in rows[2:])
-    assert [row[-1] for row in rows[2:]] == ["yes"] * 3
+def test_engines_are_timed_and_make_the_same_table(run_benchmark, monkeypatch) -> None:
+    """The first run takes place, in this process; the engines' own are those of test_engines."""
+    commands: list[list[str]] = []
+
+    def in_this_process(command: list[str]) -> float:
+        commands.append(command)
+        if len(commands) == 1:
+            done = CliRunner().invoke(app, command[3:])
+            assert done.exit_code == 0, done.output
+        first, out = (Path(each[each.index("--out") + 1]) for each in (commands[0], command))
+        table = (first / "table.csv").read_text() + "another row" * (len(commands) == 3)
+        out.mkdir(exist_ok=True)
+        (out / "table.csv").write_text(table)
+        return 60.0 / len(commands)
+
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    monkeypatch.setattr(importlib.import_module("engines"), "seconds", in_this_process)
+    rows = rows_of(run_benchmark("engines.py", "--tiny", "--repeats", 1))[2:]
+    for command, options in zip(commands, ENGINES, strict=True):
+        assert command[1:4] == ["-m", "culnig_tl", "run"]
+        assert tuple(command[len(commands[0]) :]) == options
+    assert [row[0] for row in rows] == ["one process", "--processes 2", "--engine ray"]
+    assert [first(row[1]) for row in rows] == [60, 30, 20]
+    assert [first(row[2]) for row in rows] == [1, 2, 3]
+    assert [row[-1] for row in rows] == ["yes", "yes", "**no**"]
 
 
-def test_what_the_explorer_does_is_timed() -> None:
-    rows = rows_of(run("explorer.py", "--model", "atlas", "--repeats", 1))
+def test_what_the_explorer_does_is_timed(run_benchmark) -> None:
+    rows = rows_of(run_benchmark("explorer.py", "--model", "atlas", "--repeats", 1))
     assert len(rows) == 2 + 8
     assert all(first(row[1]) > 0 for row in rows[2:])
     judged = [row[0].split(",")[0] for row in rows[2:] if row[-1].split(": ")[0] in ("1", "0.3")]
@@ -189,9 +205,9 @@ def test_a_newcomer_reads_readme_up_to_its_first_command(newcomer: ModuleType) -
     assert newcomer.what_readme_says(readme)[1] == "make quickstart"
 
 
-def test_the_whole_table_on_paper_follows_its_formula() -> None:
+def test_the_whole_table_on_paper_follows_its_formula(run_benchmark) -> None:
     """A 12B model on one GPU, worked out by hand."""
-    rows = {tuple(row[:5:4]): row for row in rows_of(run("scale.py"))}
+    rows = {tuple(row[:5:4]): row for row in rows_of(run_benchmark("scale.py"))}
     seconds = (43 * 7.7e6 + 3 * 5e6) / (989e12 * 0.35 / (2 * 12.2e9))
     assert rows["12B", "full"][5] == f"{seconds / 3600:.1f} h"
     assert rows["70B", "full"][1] == "4"

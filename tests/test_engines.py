@@ -47,21 +47,21 @@ run.table.to_csv(f"{sys.argv[2]}-{os.environ.get('RANK') or os.environ['SLURM_PR
 """
 )
 REFUSED = """
-import json, os, sys
 from typer.testing import CliRunner
 from culnig_tl.cli import app
 
+out = f"{sys.argv[2]}-refused"
 commands = {
-    "demo": ["--out", sys.argv[1]],
-    "select": ["--cultural", "scores.safetensors", "--out", sys.argv[1]],
-    "evaluate": ["atlas", "atlas:test", "--out", sys.argv[1]],
+    "demo": ["--out", out],
+    "select": ["--cultural", "scores.safetensors", "--out", out],
+    "evaluate": ["atlas", "atlas:test", "--out", out],
 }
 for command, arguments in commands.items():
     result = CliRunner().invoke(app, [command, *arguments])
     assert result.exit_code == 2
     said = " ".join(result.output.split())
     assert "Each of 2 processes would do this and write the same files" in said, said
-assert not os.path.exists(sys.argv[1])
+assert not os.path.exists(out)
 """
 
 
@@ -103,8 +103,9 @@ def run_by(engine, folder, rows, out, **options):
 
 
 def test_processes_launched_together_make_one_run(alone, folders, tmp_path):
+    """And refuse what they do not share."""
     script = tmp_path / "script.py"
-    script.write_text(RUN)
+    script.write_text(RUN + REFUSED)
     done = run_together(2, script, folders[2], tmp_path / "run", TESTS)
     assert done.returncode == 0, done.stderr
     same_run(tmp_path / "run", alone)
@@ -157,13 +158,6 @@ def test_a_step_of_one_task_and_a_batch_script_are_alone():
     assert of_slurm({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) == {}
     with pytest.raises(InvalidInputError, match="set MASTER_ADDR"):
         of_slurm({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"})
-
-
-def test_what_processes_do_not_share_is_refused(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(REFUSED)
-    done = run_together(2, script, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
 
 
 ATLAS = (
@@ -266,17 +260,11 @@ def loader(folder: Path):
     return partial(load_model, folder, backend="hooked", dtype="float64", device="cpu")
 
 
-def test_workers_of_two_machines_make_one_run(cluster, alone, folders, rows, tmp_path):
-    engine = OnRay(loader(folders[2]), address=cluster)
-    run_by(engine, folders[2], rows, tmp_path / "run")
-    assert engine.n_workers == 2  # one for each machine
-    same_run(tmp_path / "run", alone)
-    assert not ray.is_initialized()
-
-
-def test_a_dead_worker_is_replaced_and_its_piece_done_again(
+def test_workers_of_two_machines_make_one_run_although_one_of_them_dies(
     cluster, alone, folders, rows, tmp_path
 ):
+    """Another takes its place and does its piece again."""
+
     class Killing(OnRay):
         """Ends one of its workers as soon as a file of answers is there."""
 
@@ -288,9 +276,12 @@ def test_a_dead_worker_is_replaced_and_its_piece_done_again(
             return super()._result(ready)
 
     killed: list[int] = []
-    run_by(Killing(loader(folders[2]), address=cluster), folders[2], rows, tmp_path / "run")
+    engine = Killing(loader(folders[2]), address=cluster)
+    run_by(engine, folders[2], rows, tmp_path / "run")
+    assert engine.n_workers == 2  # one for each machine
     assert len(killed) == 1
     same_run(tmp_path / "run", alone)
+    assert not ray.is_initialized()
 
 
 def process_id(_setup) -> int:
@@ -321,8 +312,9 @@ def test_a_worker_that_dies_as_it_loads_is_a_sentence(cluster, folders, rows, tm
 
 def test_an_error_of_a_piece_is_the_error_of_the_run(cluster, folders, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(measuring, "_answer", refuse)
+    engine = OnRay(loader(folders[2]), address=cluster, workers=1)
     with pytest.raises(InvalidInputError, match="not today"):
-        run_by(OnRay(loader(folders[2]), address=cluster), folders[2], rows, tmp_path / "run")
+        run_by(engine, folders[2], rows, tmp_path / "run")
 
 
 def refuse(_setup, *, piece, test) -> None:
@@ -330,8 +322,9 @@ def refuse(_setup, *, piece, test) -> None:
 
 
 def test_a_worker_with_another_model_is_refused(cluster, folders, rows, tmp_path):
+    engine = OnRay(loader(folders[4]), address=cluster, workers=1)
     with pytest.raises(InvalidInputError, match="A worker loaded a model with fingerprint"):
-        run_by(OnRay(loader(folders[4]), address=cluster), folders[2], rows, tmp_path / "run")
+        run_by(engine, folders[2], rows, tmp_path / "run")
 
 
 @pytest.mark.parametrize("numbers", [{"workers": 0}, {"gpus_per_worker": 0}])

@@ -72,13 +72,20 @@ def plain(folder):
 
 @pytest.fixture(scope="module")
 def taken(folder):
-    """``taken(name, backend, dtype)``: the model as the package loads it, made once."""
+    """``taken(name, backend, dtype)``: the model as the package loads it, made once.
+
+    In float32 the backend that it takes by itself is left to it.
+    """
 
     @cache
-    def load(name, backend, dtype: Any = "float32"):
+    def load(name, backend, dtype):
         return load_model(folder(name), backend=backend, dtype=dtype, device="cpu")
 
-    return load
+    def of(name, backend, dtype: Any = "float32"):
+        by_itself = dtype == "float32" and (backend,) == FAMILIES[name].backends[:1]
+        return load(name, "auto" if by_itself else backend, dtype)
+
+    return of
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +179,7 @@ def test_a_subset_of_the_sites_has_the_same_scores(taken, batch, sites):
 @needs_hooked
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.hooked])
 def test_auto_takes_hooked_for_every_family_that_can_be_converted(taken, name):
-    model = taken(name, "auto")
+    model = taken(name, "hooked")
     assert type(model).__name__ == "HookedTransformer"
     assert model.cfg.loaded_as.startswith("HookedTransformer, which computes what")
 
@@ -181,7 +188,7 @@ def test_auto_takes_hooked_for_every_family_that_can_be_converted(taken, name):
     "name", [name for name, family in FAMILIES.items() if not (family.hooked or family.refusal)]
 )
 def test_auto_takes_a_bridge_for_the_others_and_says_why(taken, name):
-    model = taken(name, "auto")
+    model = taken(name, "bridge")
     assert type(model).__name__ == "TransformerBridge"
     assert model.cfg.loaded_as.startswith("TransformerBridge, since as a HookedTransformer: ")
 

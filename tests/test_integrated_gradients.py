@@ -2,12 +2,9 @@
 say by how much they do not."""
 
 import math
-import subprocess
-import sys
 import warnings
 from collections import OrderedDict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import families
@@ -43,18 +40,6 @@ EXACT = 1e-9
 SINGLE = 1e-5
 FEW_STEPS = pytest.mark.filterwarnings("ignore:Integrated gradients do not add up")
 METHOD: dict[str, Any] = {"method": "integrated_gradients", "progress": False}
-TESTS = Path(__file__).parent
-SHARED = """
-import os, sys
-sys.path.insert(0, sys.argv[3])
-from conftest import LABELS, ROWS
-from culnig_tl import attribute, load_model, questions
-
-rows = questions([{**row, "options": LABELS} for row in ROWS])
-model = load_model(sys.argv[1], backend="hooked", dtype="float64", device="cpu")
-scores = attribute(model, rows, method="integrated_gradients", steps=3, token_budget=40)
-scores.save(sys.argv[2] + "/" + os.environ["RANK"])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -605,16 +590,3 @@ def test_a_stopped_run_goes_on_to_the_same_figure(model, rows, tmp_path, monkeyp
     whole = attribute(model, rows, **options)
     assert resumed.source == whole.source
     assert all(torch.equal(resumed.values[site], whole.values[site]) for site in whole.sites)
-
-
-@FEW_STEPS
-def test_two_processes_have_the_figure_of_one(folders, model, rows, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SHARED)
-    command = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    command += ["--nproc_per_node", "2", script, folders[2], tmp_path, TESTS]
-    subprocess.run([sys.executable, *map(str, command)], check=True, timeout=240)
-    alone = attribute(model, rows, steps=3, token_budget=40, **METHOD)
-    for rank in "01":
-        shared = NeuronScores.load(tmp_path / rank)
-        assert shared.completeness_by_site == pytest.approx(alone.completeness_by_site, rel=1e-9)

@@ -61,6 +61,8 @@ rank = os.environ["RANK"]
 kept = sys.argv[2] + "/kept"
 scores = attribute(model, rows, token_budget=20, checkpoint=kept, checkpoint_minutes=0.0)
 scores.save(f"{sys.argv[2]}/{rank}.safetensors")
+integrated = attribute(model, rows, method="integrated_gradients", steps=3, token_budget=20)
+integrated.save(f"{sys.argv[2]}/integrated-{rank}.safetensors")
 """
 )
 
@@ -336,6 +338,7 @@ def test_any_other_error_of_torch_is_left_as_it_is(model, rows):
         attribute(model, rows, progress=False)
 
 
+@FEW_STEPS
 def test_two_processes_find_what_one_finds(folders, model, rows, tmp_path):
     """Uneven shares, without padding or repetition; the same scores on both, no file left."""
     script = tmp_path / "script.py"
@@ -346,8 +349,16 @@ def test_two_processes_find_what_one_finds(folders, model, rows, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("attribution: 100%") >= 1
     alone = attribute(model, rows, token_budget=BUDGET, progress=False)
-    assert {file.name for file in out.iterdir()} == {"0.safetensors", "1.safetensors"}
+    integrated = attribute(
+        model, rows, method="integrated_gradients", steps=3, token_budget=BUDGET, progress=False
+    )
+    kept = {f"{name}{rank}.safetensors" for name in ("", "integrated-") for rank in range(2)}
+    assert {file.name for file in out.iterdir()} == kept
     for rank in range(2):
+        shared = NeuronScores.load(out / f"integrated-{rank}.safetensors")
+        assert shared.completeness_by_site == pytest.approx(
+            integrated.completeness_by_site, rel=1e-9
+        )
         found = NeuronScores.load(out / f"{rank}.safetensors")
         for site in alone.sites:
             assert found.values[site].dtype == torch.float64

@@ -1,11 +1,12 @@
 """How far bfloat16 moves scores, and the neurons that are selected by them.
 
-    python tests/benchmarks/bfloat16.py [--out tests/benchmarks/RESULTS.md]
+    python tests/benchmarks/bfloat16.py [--real] [--out tests/benchmarks/RESULTS.md]
 
 Each model is run in float32 and in bfloat16 with the same weights, rounded to bfloat16 first, as
 the weights of published models are: what differs is arithmetic. The embedded model reads a draw of
 its questions, of its control and of its country names for each seed; a random Llama, whose weights
-are drawn too, reads random prompts, without a control.
+are drawn too, reads random prompts, without a control. With ``--real``, smollm2 reads draws of the
+cloze questions as the embedded model does of its own.
 
     error              norm of the difference of ``S(D)`` over the norm in float32
     rank correlation   Spearman's, of ``S(D)`` over all neurons of a site
@@ -20,6 +21,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import results
@@ -36,7 +38,7 @@ METHODS: dict[str, str] = {
     "gradient x activation": "gradient_x_activation",
     "IG": "integrated_gradients",
 }
-ROLES = ("atlas", "atlas-control", "atlas-countries")
+ROLES = ("", "-control", "-countries")
 RANDOM = SHAPES["small"] | {"hidden_size": 128, "intermediate_size": 1024, "vocab_size": 1000}
 SHARES = {"paper's shares": 1, "5 x": 5}
 
@@ -60,10 +62,15 @@ class Moved(NamedTuple):
     n_selected: dict[str, int]
 
 
-def embedded(seed: int, n_prompts: int) -> tuple[list[Any], list[Any]]:
-    """The embedded model in both precisions, and a draw of its questions by role."""
-    models = [ct.load_model(dtype=dtype, device="cpu") for dtype in ("float32", "bfloat16")]
-    rows = [ct.load_benchmark(role, split="identify", limit=n_prompts, seed=seed) for role in ROLES]
+def of_questions(
+    name: str, benchmark: str, seed: int, n_prompts: int
+) -> tuple[list[Any], list[Any]]:
+    """A model in both precisions, and a draw of a benchmark's questions by role."""
+    models = [ct.load_model(name, dtype=dtype, device="cpu") for dtype in ("float32", "bfloat16")]
+    rows = [
+        ct.load_benchmark(f"{benchmark}{role}", split="identify", limit=n_prompts, seed=seed)
+        for role in ROLES
+    ]
     return models, rows
 
 
@@ -76,7 +83,11 @@ def random_llama(seed: int, n_prompts: int) -> tuple[list[Any], list[Any]]:
     return models, [random_batches(n_prompts, 16, (20, 40), RANDOM["vocab_size"], "cpu")]
 
 
-MODELS = {"the embedded model": embedded, "a random Llama": random_llama}
+MODELS = {
+    "the embedded model": partial(of_questions, "atlas", "atlas"),
+    "a random Llama": random_llama,
+}
+REAL = {"smollm2": partial(of_questions, "smollm2", "cloze")}
 
 
 def moved(exact: Scores, rounded: Scores) -> Moved:
@@ -131,7 +142,7 @@ def report(arguments: argparse.Namespace) -> str:
     torch.set_num_threads(1)
     runs = {
         (name, said): measured(make, method, arguments)
-        for name, make in MODELS.items()
+        for name, make in (MODELS | (REAL if arguments.real else {})).items()
         for said, method in METHODS.items()
     }
     by_site = [
@@ -162,7 +173,7 @@ def report(arguments: argparse.Namespace) -> str:
             f"- processor: {processor('cpu')}; Python {platform.python_version()}, "
             f"torch {torch.__version__}",
             "- the same weights, rounded to bfloat16, in float32 and in bfloat16 arithmetic; the "
-            "embedded model on draws of its own questions, less their control and country names; "
+            "embedded model (and smollm2) on draws of questions, less control and country names; "
             f"a random Llama, {RANDOM}, on random prompts of 20 to 40 tokens",
             f"- {arguments.prompts} prompts of each kind, IG: {arguments.steps} steps on the joint "
             f"path; medians over {arguments.seeds} seeds (smallest..largest)",
@@ -189,6 +200,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--real", action="store_true", help="the real model too (half an hour)")
     arguments = parser.parse_args()
     results.show(report(arguments), arguments.out)
 

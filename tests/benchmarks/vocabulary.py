@@ -7,13 +7,13 @@ answers is transformers' trunk (SDPA) and its lm_head on the last position as a 
 ``[batch, d_model]``, the softmax included; the floor of scores is the same with a backward pass to
 the embeddings. Beside it stand what a user would otherwise write: transformers with
 ``logits_to_keep=1``, and the bare HookedTransformer, which unembeds every position. Ours is the
-pass of ``evaluate`` with 1 % of the MLP neurons switched off, and ``attribute`` at four sites.
+pass of ``evaluate`` with 1 % of the MLP neurons switched off, and ``attribute`` at four sites; this
+one is also held against the backend's own forward and backward pass.
 
 One thread; measurements take turns, each a process of its own, and a ratio is that of two
 neighbours. Medians with the smallest and largest; CPU seconds, and peak memory above the model.
 """
 
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
@@ -111,14 +111,21 @@ def case(vocabulary: int, dtype: torch.dtype, length: int, arguments: Any) -> li
             partial(masked, model, batch, neurons),
             partial(trunk_backward, llama, batch),
             partial(attribute, model, [batch], progress=False),
+            partial(attribution.floor, model, [batch]),
         ]
-        floor, plain, whole, ours, backward, scores = attribution.alternate(
+        floor, plain, whole, ours, backward, scores, own = attribution.alternate(
             model, runs, arguments.repeats
         )
         name = f"{vocabulary:,} | {str(dtype).removeprefix('torch.')} | {length} | {backend}"
         ratios = [
             attribution.spread(_over(costs, base, "seconds"))
-            for costs, base in ((ours, floor), (plain, floor), (whole, floor), (scores, backward))
+            for costs, base in (
+                (ours, floor),
+                (plain, floor),
+                (whole, floor),
+                (scores, backward),
+                (scores, own),
+            )
         ]
         memory = attribution.spread(_over(ours, floor, "peak"))
         lines.append(f"| {name} | {' | '.join([ratios[0], memory, *ratios[1:]])} |")
@@ -137,12 +144,15 @@ def main() -> None:
     """Every vocabulary, type, length and backend."""
     parser = results.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--vocabulary", type=int, nargs="+", default=VOCABULARIES, help="sizes, in tokens"
+    )
     parser.add_argument("--tiny", action="store_true", help="a model that shows only that it runs")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     lines = [
         line
-        for vocabulary in ((500,) if arguments.tiny else VOCABULARIES)
+        for vocabulary in ((500,) if arguments.tiny else arguments.vocabulary)
         for dtype in (torch.float32, torch.bfloat16)
         for length in ((12,) if arguments.tiny else LENGTHS)
         for line in case(vocabulary, dtype, length, arguments)
@@ -152,13 +162,14 @@ def main() -> None:
         "# Real vocabularies",
         "",
         f"`python {shlex.join(['tests/benchmarks/vocabulary.py', *sys.argv[1:]])}`, "
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, one thread.",
+        f"{attribution.processor('cpu')}, torch {torch.__version__}, one thread.",
         "Ratios of CPU seconds to the floor, transformers' trunk and lm_head on a matrix; goals of "
         f"masked answers: {goals}; of their memory 1.15; of scores 1.10.",
         "",
         "| vocabulary | type | tokens per prompt | backend | masked answers | their memory | "
-        "logits_to_keep=1 | the backend bare | scores / forward + backward |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "logits_to_keep=1 | the backend bare | scores / forward + backward | "
+        "scores / the backend's own |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *lines,
     ]
     results.show("\n".join(section), arguments.out)
