@@ -36,7 +36,8 @@ def token_attribution(
 
     Returns:
         Cells of equal width, red below 0 and blue above, white at 0. Long tokens are cut with an
-        ellipsis; pointing at one shows all of it, its position and its value.
+        ellipsis and letters shrink to their cells (on a phone, take fewer ``per_row``); pointing at
+        one shows all of it, its position and its value.
 
     Raises:
         InvalidInputError: no tokens, not one finite value per token, or a line of no tokens.

@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--real", action="store_true", help="the real model too (half an hour)")
+    parser.add_argument("--real", action="store_true", help="the real model too")
     arguments = parser.parse_args()
     results.show(report(arguments), arguments.out)
 
