@@ -101,6 +101,8 @@ league: install ## which method finds the right neurons? into docs/league.md (ab
 	@$(RUN) tests/benchmarks/league.py real --out docs/league.md
 	@echo "league: the leaders on other relations"
 	@$(RUN) tests/benchmarks/league.py confirm --out docs/league.md
+	@echo "league: the leaders' sets found once more"
+	@$(RUN) tests/benchmarks/league.py stable --out docs/league.md
 
 finetuning: install ## does training culture neurons cost culture? into docs/finetuning.md (half an hour of two cores; resumable)
 	@echo "finetuning: the embedded model, five arms and five seeds"

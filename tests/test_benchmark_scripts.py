@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from benchmark_files import write_commonsenseqa, write_culturalbench, write_normad
 from typer.testing import CliRunner
 
 from culnig_tl.cli import app
@@ -188,6 +189,26 @@ def test_engines_are_timed_and_make_the_same_table(run_benchmark, monkeypatch) -
     assert [first(row[1]) for row in rows] == [60, 30, 20]
     assert [first(row[2]) for row in rows] == [1, 2, 3]
     assert [row[-1] for row in rows] == ["yes", "yes", "**no**"]
+
+
+def test_knowledge_and_norms_are_held_against_each_other(run_benchmark, tmp_path: Path) -> None:
+    for name, write in {
+        "culturalbench": write_culturalbench,
+        "normad": write_normad,
+        "commonsenseqa": write_commonsenseqa,
+    }.items():
+        write(tmp_path / name)
+    options = ("--data", tmp_path, "--model", "atlas", "--folder", tmp_path / "kept")
+    rows = rows_of(run_benchmark("improve.py", "norms", *options))
+    (overlap,) = [row for row in rows if row[0] == "culturalbench, normad"]
+    assert 0 <= first(overlap[3]) <= 1
+    effects = [tuple(row[:2]) for row in rows if row[0] in ("culturalbench", "normad")]
+    tested = ("culturalbench", "normad", "commonsenseqa")
+    assert effects[:6] == [(one, other) for one in tested[:2] for other in tested]
+    accuracy = {row[0]: row for row in rows if row[0] in tested and len(row) == 3}
+    assert set(accuracy) == set(tested)
+    assert all(0 <= first(row[1]) <= 100 for row in accuracy.values())
+    assert [accuracy[name][2] for name in tested] == ["25", "33", "20"]
 
 
 def test_what_the_explorer_does_is_timed(run_benchmark) -> None:

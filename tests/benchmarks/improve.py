@@ -2,12 +2,15 @@
 
     python tests/benchmarks/improve.py embedded [--out docs/contents.md] [--folder build/improve]
     python tests/benchmarks/improve.py real     [--out docs/contents.md] [--folder build/improve]
+    python tests/benchmarks/improve.py norms --data FOLDER [--model smollm2] [--out ...] [...]
 
 *embedded*: the embedded model and its own tasks as contents. *real*: the real model, everyday facts
 and geography as two contents, found on half of the relations in the first wording, tested on the
-other half in the second, with general questions beside; ``docs/real-model.md`` says which relations
-(letters of multiple choice are at chance there, so norms and values cannot be asked). Answers and
-scores lie in ``--folder``, and what was stopped goes on from there.
+other half in the second, with general questions beside; docs/real-model.md says which relations.
+*norms*: knowledge (CulturalBench) against norms (NormAd), with CommonsenseQA beside, all of them
+multiple choice, from the folders culturalbench, normad and commonsenseqa of ``--data``; values are
+not among them, since answers to the World Values Survey may not be passed on. Answers and scores
+lie in ``--folder``, and what was stopped goes on from there.
 """
 
 import warnings
@@ -132,17 +135,44 @@ def real(folder: Path) -> Study:
     )
 
 
+def norms(model: str, folder: Path) -> Study:
+    """Knowledge and norms, each as its benchmark asks for it."""
+
+    def draw(name: str, split: Any) -> Dataset:
+        path = folder / name.removesuffix("-control")
+        return ct.load_benchmark(name, split=split, data_dir=path, limit=N_FOUND)
+
+    found, test = ct.split(draw("commonsenseqa", "test"), by="id", seed=0)
+    contents = ("culturalbench", "normad")
+    return Study(
+        "Knowledge and norms",
+        ct.load_model(model),
+        {
+            name: {
+                "cultural": draw(name, "identify"),
+                "control": draw(f"{name}-control", "identify"),
+            }
+            for name in contents
+        },
+        {**{name: draw(name, "test") for name in contents}, "commonsenseqa": test},
+        contents[0],
+        found,
+        {"select": partial(ct.culture_general, attention_top=0.0), "draws": 50, "n_random": 5},
+        token_budget=2048,
+    )
+
+
 def drawn(rows: Dataset, number: int) -> Dataset:
     """So many of the rows, in their order."""
     places = np.random.default_rng(0).permutation(len(rows))[:number]
     return rows.select(sorted(places.tolist()))
 
 
-def report(study: Study, folder: Path, command: str) -> str:
+def report(study: Study, folder: Path, command: str, *, improve: bool = True) -> str:
     """The section of a model."""
     torch.set_num_threads(1)
-    name = study.name.split()[1]
-    with quiet(), RunFolder(folder / name, {"model": model_fingerprint(study.model)}) as held:
+    where = folder / command.split()[0]
+    with quiet(), RunFolder(where, {"model": model_fingerprint(study.model)}) as held:
         tests = {
             name: ct.prepare(study.model, rows, token_budget=study.token_budget)
             for name, rows in study.tests.items()
@@ -158,7 +188,7 @@ def report(study: Study, folder: Path, command: str) -> str:
         )
         for name, frame in {"overlap": contents.overlap, "effects": contents.effects}.items():
             held.csv(f"{name}.csv", frame)
-        improved = improvements(study, contents, tests, held)
+        improved = improvements(study, contents, tests, held) if improve else {}
         for name, frame in improved.items():
             held.csv(f"{name}.csv", frame)
         cultural = study.data[study.cultural]["cultural"]
@@ -170,7 +200,7 @@ def report(study: Study, folder: Path, command: str) -> str:
             "",
             *overlap_lines(contents, study.options["draws"]),
             *effect_lines(contents, study.options["n_random"]),
-            *improved_lines(study, improved),
+            *(improved_lines(study, improved) if improve else accuracy_lines(study, tests)),
         ]
     return "\n".join(lines)
 
@@ -327,6 +357,23 @@ def effect_lines(contents: Contents, n_random: int) -> list[str]:
     ]
 
 
+def accuracy_lines(study: Study, tests: Mapping[str, ct.PreparedQuestions]) -> list[str]:
+    """How often the model as it is answers right."""
+    body = []
+    for name, each in tests.items():
+        correct = ct.evaluate(study.model, each, mode=study.mode)["correct"]
+        chance = np.mean([1 / len(options) for options in each.rows["options"]])
+        spread = 196 * correct.std() / np.sqrt(len(correct))
+        body.append([name, f"{100 * correct.mean():.0f} +- {spread:.0f}", f"{100 * chance:.0f}"])
+    return [
+        "## Accuracy",
+        "",
+        "Of the model as it is, in %, with the half width of its 95 % interval.",
+        "",
+        *table(["tested on", "accuracy", "chance"], body, n_text=1),
+    ]
+
+
 def improved_lines(study: Study, improved: Mapping[str, pd.DataFrame]) -> list[str]:
     """Factors, and their use where a probe says so."""
     tuned, use, probe = (improved[name] for name in ("tuned", "conditional", "probe"))
@@ -391,11 +438,21 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]], *, n_text: int) ->
 def main() -> None:
     """One section."""
     parser = results.parser(__doc__)
-    parser.add_argument("which", choices=("embedded", "real"))
+    parser.add_argument("which", choices=("embedded", "real", "norms"))
     parser.add_argument("--folder", type=Path, default=Path("build/improve"))
+    parser.add_argument("--data", type=Path, help="norms: the folder of the benchmarks' folders")
+    parser.add_argument("--model", default="smollm2", help="norms: name or folder of the model")
     arguments = parser.parse_args()
-    study = embedded() if arguments.which == "embedded" else real(arguments.folder)
-    results.show(report(study, arguments.folder, arguments.which), arguments.out)
+    if arguments.which == "norms":
+        if arguments.data is None:
+            parser.error("norms needs --data, a folder with culturalbench, normad, commonsenseqa")
+        study = norms(arguments.model, arguments.data)
+        command = f"norms --data FOLDER --model {arguments.model}"
+    else:
+        study = embedded() if arguments.which == "embedded" else real(arguments.folder)
+        command = arguments.which
+    section = report(study, arguments.folder, command, improve=arguments.which != "norms")
+    results.show(section, arguments.out)
 
 
 if __name__ == "__main__":

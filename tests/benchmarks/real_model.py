@@ -192,14 +192,14 @@ def tests(folder: Path, split: int) -> dict[str, ct.PreparedQuestions]:
     }
 
 
-def halves(folder: Path, name: str, split: int) -> tuple[Dataset, Dataset]:
+def halves(folder: Path, name: str, split: int, *, found_in: int = 1) -> tuple[Dataset, Dataset]:
     """Rows to find neurons with, in the first wording, and rows of other relations or categories to
-    test them with, in the second."""
+    test them with, in the second; ``found_in`` has the former in another."""
     known = pd.read_parquet(folder / "known.parquet")
     topics = set(known.loc[known["correct"] >= KNOWN, "topic"])
     rows = only(ct.load_benchmark(name, split="all"), "topic", topics)
     found, tested = ct.split(rows, by="topic", seed=split)
-    return wording(found, 1), wording(tested, 2)
+    return wording(found, found_in), wording(tested, 2)
 
 
 def wording(rows: Dataset, number: int) -> Dataset:
