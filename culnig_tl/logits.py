@@ -140,7 +140,11 @@ def _wide_forward(
     component: Any, weight: Tensor, bias: Tensor | None, residual: Tensor, **_: Any
 ) -> Tensor:
     wide = component.hook_in(residual).float()
+    vectors = wide.flatten(0, -2)
+    logits = vectors.new_empty(len(vectors), len(weight))
     n_rows = max(1, _WIDE_VALUES // weight.shape[1])
-    parts = [F.linear(wide, rows.float()) for rows in weight.split(n_rows)]
-    logits = torch.cat(parts, dim=-1)
-    return component.hook_out(logits if bias is None else logits + bias.float())
+    for part, rows in zip(logits.split(n_rows, dim=1), weight.split(n_rows), strict=True):
+        torch.mm(vectors, rows.float().T, out=part)
+    if bias is not None:
+        logits += bias.float()
+    return component.hook_out(logits.view(*wide.shape[:-1], -1))
