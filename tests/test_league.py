@@ -1,5 +1,6 @@
 """The league: its judges on data with a known answer, and its rows against the calls they name."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -168,6 +169,18 @@ def test_a_stopped_league_goes_on_to_the_same_table(league, model, data, tests, 
         path.unlink()
     rest = [name for name in league.frame if name != "seconds"]
     pd.testing.assert_frame_equal(again().frame[rest], league.frame[rest])
+
+
+def test_data_that_share_a_role_are_scored_once_each(model, data, tmp_path, monkeypatch):
+    """The halves depend on all roles: what two data have in common is scored for both, and kept."""
+    other = data | {"cultural": ct.load_benchmark("atlas", split="test", limit=48)}
+    options = {"scorers": [Scorer()], "others": {"other": (model, other)}, "out": tmp_path}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = ct.league(model, data, **options, **OPTIONS)
+        monkeypatch.setattr(Scorer, "scores", pytest.fail)
+        again = ct.league(model, data, **options, **OPTIONS)
+    pd.testing.assert_frame_equal(first.frame, again.frame)
 
 
 def test_agreement_is_found_where_it_is_and_not_where_it_is_not():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,12 @@ class Setting:
         first = first_half(pairs, np.random.default_rng(seed))
         second = {name for of_role in pairs for name, _ in of_role} - first
         return cls(model, data, (first, second), tuple(sites), folder)
+
+    @property
+    def name(self) -> str:
+        """Of the folder of its scores; halves depend on the data of all roles."""
+        data = " ".join(f"{role} {each.fingerprint}" for role, each in self.data.items())
+        return f"{model_fingerprint(self.model)[:8]}-{sha256(data.encode()).hexdigest()[:8]}"
 
 
 def check_data(data: Data) -> None:
@@ -121,16 +128,15 @@ def scored(setting: Setting, scorer: Scorer) -> Parts:
 
 
 def _scored_role(setting: Setting, scorer: Scorer, role: str) -> list[NeuronScores]:
-    fingerprint = model_fingerprint(setting.model)
     identity = setting.folder.whole(
         {
-            "model": fingerprint,
+            "model": model_fingerprint(setting.model),
             "data": {name: each.fingerprint for name, each in setting.data.items()},
             "scorer": str(scorer),
             "sites": setting.sites,
         }
     )
-    stem = f"scores/{fingerprint[:8]}-{setting.data[role].fingerprint[:8]}/{file_name(str(scorer))}"
+    stem = f"scores/{setting.name}/{file_name(str(scorer))}"
     paths = [setting.folder.file(f"{stem}/{role}-{part}.safetensors") for part in range(3)]
     held = [setting.folder.held(path, identity, _scores_of_file) for path in paths]
     if None not in held:
