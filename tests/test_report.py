@@ -726,6 +726,10 @@ BEYOND_THE_PAGE = """() => [...document.querySelectorAll('figure *')].filter(ele
   return width > 0 && right > 400 && !element.closest('.hoverlayer, .modebar, defs');
 }).map(element => `${element.closest('.plot')?.id} ${element.getAttribute('class')}`)"""
 """Parts of figures that are cut."""
+CROWDED = """() => [...document.querySelectorAll('td, th')].filter(
+  ({scrollWidth, clientWidth}) => scrollWidth > clientWidth + 1
+).map(cell => cell.textContent.trim())"""
+"""Cells whose text runs into the next one."""
 CUES = """() => {
   const longer = [...document.querySelectorAll('.scroll')].filter(
     ({scrollWidth, clientWidth}) => scrollWidth > clientWidth);
@@ -813,6 +817,7 @@ def test_a_narrow_page_shows_whole_figures_and_that_tables_go_on(looked_at):
         assert [hit.get_attribute("href") for hit in hits.all()] == [f"#{WHOLE[1]}"]
         hits.first.click()
         assert opened(page) == [WHOLE[1]]
+        assert page.evaluate(CROWDED) == []
         page.locator("nav input").fill("nowhere to be found")
         assert page.locator("#hits").inner_text() == "nothing"
 
