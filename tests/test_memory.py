@@ -168,6 +168,7 @@ def failing_at(model, number, calls):
 @pytest.mark.parametrize("name", PROMPTS)
 def test_one_prompt_that_does_not_fit_is_a_sentence(model, rows, name):
     """At the first pass over it, at the last, and at each in between."""
+    PROMPTS[name](model, rows)  # what is found once a model takes passes too
     calls: list[tuple[int, ...]] = []
     with failing_at(model, 1_000_000, calls):
         PROMPTS[name](model, rows)
