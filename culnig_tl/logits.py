@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -143,7 +144,7 @@ def _wide_forward(
     logits = vectors.new_empty(len(vectors), len(weight))
     n_rows = max(1, _WIDE_VALUES // weight.shape[1])
     for part, rows in zip(logits.split(n_rows, dim=1), weight.split(n_rows), strict=True):
-        torch.mm(vectors, rows.float().T, out=part)
+        part.copy_(F.linear(vectors, rows.float()))
     if bias is not None:
         logits += bias.float()
     return component.hook_out(logits.view(*wide.shape[:-1], -1))
