@@ -162,7 +162,7 @@ def main() -> None:
         "# Real vocabularies",
         "",
         f"`python {shlex.join(['tests/benchmarks/vocabulary.py', *sys.argv[1:]])}`, "
-        f"{attribution.processor('cpu')}, torch {torch.__version__}, one thread.",
+        f"{attribution.processor('cpu')}, torch {torch.__version__}.",
         "Ratios of CPU seconds to the floor, transformers' trunk and lm_head on a matrix; goals of "
         f"masked answers: {goals}; of their memory 1.15; of scores 1.10.",
         "",
