@@ -226,6 +226,7 @@ def real(
     sizes: Sequence[float] = (0.0025, 0.005, 0.01),
 ) -> League:
     """The league of the real model."""
+    real_model.cached(folder / "known.parquet", real_model.known_topics)
     tests = {
         name: drawn(real_model.halves(folder, name, split)[1], number)
         for name, number in N_TESTED_REAL.items()
@@ -246,8 +247,7 @@ def real(
 
 
 def real_rows(folder: Path, split: int, wording: int = 1) -> dict[str, Dataset]:
-    """The rows of every role, of one half of the relations."""
-    real_model.cached(folder / "known.parquet", real_model.known_topics)
+    """The rows of every role, of one half of the relations that the model knows."""
     found = {
         name: real_model.halves(folder, name, split, found_in=wording)[0]
         for name in (*real_model.CULTURAL, real_model.GENERAL)
