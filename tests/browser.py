@@ -9,6 +9,7 @@ from typing import Any, Literal
 from playwright.sync_api import sync_playwright
 
 SCREENSHOTS = Path(__file__).parents[1] / "build" / "screenshots"  # for whoever looks at them
+_ACTION_MILLISECONDS = 300_000  # other tests run beside
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -49,6 +50,7 @@ def opened(
 
     with chromium() as browser:
         page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})
+        page.set_default_timeout(_ACTION_MILLISECONDS)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.route("**/*", answer)

@@ -14,8 +14,8 @@ from typing import Any
 import nbformat
 from browser import chromium
 
-_START_SECONDS = 60
-_ACTION_MILLISECONDS = 120_000
+_START_SECONDS = 300
+_ACTION_MILLISECONDS = 300_000
 
 
 @dataclass(frozen=True)

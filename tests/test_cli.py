@@ -280,7 +280,7 @@ def test_a_hub_behind_a_proxy_that_is_gone_is_one_sentence(tmp_path: Path) -> No
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""

@@ -131,7 +131,7 @@ def test_tasks_of_srun_make_one_run(alone, folders, tmp_path):
         for task in range(2)
     ]
     for task in tasks:
-        _, said = task.communicate(timeout=240)
+        _, said = task.communicate(timeout=600)
         assert task.returncode == 0, said
     same_run(tmp_path / "run", alone)
 
@@ -203,20 +203,20 @@ def test_a_killed_process_ends_the_launch_with_a_sentence_and_it_goes_on(questio
         if process.environ().get("RANK") == "1"
     ]
     ranks[0].send_signal(signal.SIGKILL)
-    _, said = launch.communicate(timeout=120)
+    _, said = launch.communicate(timeout=600)
     assert launch.returncode == 2
     assert "process 1 of 2 ended with SIGKILL" in said
     assert "the same command goes on from there" in said
     times = {path: path.stat().st_mtime_ns for path in kept}
     again = started(questions_file, tmp_path / "run")
-    _, said = again.communicate(timeout=240)
+    _, said = again.communicate(timeout=600)
     assert again.returncode == 0, said
     assert {path: path.stat().st_mtime_ns for path in kept} == times  # they were not made again
     for name in ("table.csv", "doses.csv", "culture_effects.csv", "neurons/general.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
-def wait_for(folder: Path, pattern: str, seconds: float = 120) -> list[Path]:
+def wait_for(folder: Path, pattern: str, seconds: float = 600) -> list[Path]:
     """Files that are there as soon as one is."""
     end = time.monotonic() + seconds
     while not (found := list(folder.glob(pattern))):

@@ -79,7 +79,7 @@ def run_together(n_processes, *command):
         capture_output=True,
         check=False,
         text=True,
-        timeout=240,
+        timeout=600,
     )
 
 

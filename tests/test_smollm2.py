@@ -181,7 +181,7 @@ def test_what_a_killed_process_left_is_removed(tiny):
 
 def test_of_two_at_once_one_converts_and_the_other_waits(tiny, n_conversions, monkeypatch):
     """Both have looked into the empty cache before either starts."""
-    both_looked, convert_once = Barrier(2, timeout=60), pretrained._convert_once
+    both_looked, convert_once = Barrier(2, timeout=300), pretrained._convert_once
 
     def together(*args: Any) -> None:
         both_looked.wait()

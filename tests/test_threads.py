@@ -176,5 +176,5 @@ def test_an_error_in_one_thread_does_not_hold_the_others_up(model, rows):
 def test_two_models_do_not_wait_for_each_other(loaded, rows):
     one, other = loaded(2), loaded(4)
     with ThreadPoolExecutor(1) as pool, ct.scaled_neurons(one, NEURONS[0]):
-        frame = pool.submit(ct.evaluate, other, rows).result(timeout=60)
+        frame = pool.submit(ct.evaluate, other, rows).result(timeout=300)
     assert_same(frame, ct.evaluate(other, rows))
