@@ -36,11 +36,9 @@ browser: ## Chromium for the browser tests, by apt where it is missing
 		$$as_root apt-get update -qq && $$as_root apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	} || { echo "The browser tests need a command named chromium; install Chromium and try again."; exit 1; }
 
-# One process more than there are cores, since many tests wait for a process of their own; each with one thread: the tests'
-# tensors are tiny. Files in their order: files of few tests are the slow ones, and would else come last, when the others have
-# nothing left to do.
+# One process per core, each with one thread: the tests' tensors are tiny. Files in their order: files of few tests are the
+# slow ones, and would else come last, when one process has nothing left to do.
 test: export OMP_NUM_THREADS := 1
-test: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
 test: lint types browser ## lint, types and tests
 	@echo "test: pytest"
 	@$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
