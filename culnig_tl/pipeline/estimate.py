@@ -6,12 +6,13 @@ and what a token does, the faster and the slower of each two the range. Cards an
 in the same passes, of which those that explain a card cost twice what scoring does (measured, not
 derived); the report's seconds are those that it took to write. Memory is
 
-    weights + what the largest batch keeps for its backward pass + score tables
+    what the process holds already + what the largest batch takes + score tables
 
-where the second is counted on one prompt of the longest length (every tensor that autograd saves)
-and grows with the number of prompts, and the tables hold float64 sums by culture. On a CPU it is at
-least what the process holds already: what loading the model took is not given back but used again.
-What a framework reserves beyond that is not in it.
+where the second is what autograd saves for one prompt of the longest length, times the number of
+prompts; on a CPU, where a pass takes more than it saves and malloc keeps it, at least what the
+process grew by as the larger batch was measured, in proportion to tokens. The tables hold float64
+sums by culture. On an accelerator what is held is the weights, and what a framework reserves is not
+in it.
 """
 
 import time
@@ -56,7 +57,7 @@ class Plan:
             seconds_high.
         weights: bytes of the model.
         held: bytes that the process holds already; on an accelerator, the weights.
-        batch: bytes that the largest batch keeps for its backward pass.
+        batch: bytes that scoring the largest batch takes.
         tables: bytes of the score tables.
     """
 
@@ -80,7 +81,7 @@ class Plan:
     @property
     def peak(self) -> int:
         """Estimated memory in bytes."""
-        return max(self.held, self.weights + self.batch + self.tables)
+        return self.held + self.batch + self.tables
 
     def with_sets(self, n_sets: int) -> "Plan":
         """The same where each benchmark is answered so many times."""
@@ -153,7 +154,11 @@ def estimate(
     to_score = [batch for prepared in scored.values() for batch in prepared.batches]
     to_answer = [batch for prepared in answered.values() for batch in prepared.batches]
     middle = _middle(to_score + to_answer)
+    weights = sum(weight.numel() * weight.element_size() for _, weight in model.named_parameters())
+    on_cpu = torch.device(model.cfg.device or "cpu").type == "cpu"
+    held = _resident() if on_cpu else weights
     score = _cost(lambda batch: gradient_x_activation(model, batch, sites=sites), middle)
+    grown = _resident() - held if on_cpu else 0
     answer = _cost(lambda batch: _answer(model, batch), middle)
     cultures = list(dict.fromkeys(c for rows in scored.values() for c in rows.cultures))
     first, cultural = next(iter(answered)), next(iter(scored))
@@ -178,15 +183,17 @@ def estimate(
     stages.append({"stage": "report", "data": "", **dict.fromkeys(_TIMES, _REPORT)})
     n_neurons = sum(layers * width for layers, width in (site_shape(model, s) for s in sites))
     largest = max(to_score, key=lambda batch: batch.tokens.numel())
-    weights = sum(weight.numel() * weight.element_size() for _, weight in model.named_parameters())
-    on_cpu = torch.device(model.cfg.device or "cpu").type == "cpu"
+    n_measured = _part(middle, _SIZES[1]).tokens.numel()
     counts = ["questions", "prompts", "tokens", "longest", "passes"]
     table = pd.DataFrame(stages)
     return Plan(
         stages=table.fillna(dict.fromkeys(counts, 0)).astype(dict.fromkeys(counts, int)),
         weights=weights,
-        held=psutil.Process().memory_info().rss if on_cpu else weights,
-        batch=_saved_bytes(model, largest, sites) * len(largest),
+        held=held,
+        batch=max(
+            _saved_bytes(model, largest, sites) * len(largest),
+            grown * largest.tokens.numel() // n_measured,
+        ),
         tables=n_neurons * (8 * len(cultures) + 4 * len(largest)),
     )
 
@@ -222,7 +229,7 @@ def _answer(model: HookedModel, batch: Batch) -> None:
 def _cost(run: Callable[[Batch], object], batch: Batch) -> _Cost:
     """What a pass and a token cost, by batches of two sizes; by tokens alone where there is one, or
     where the line through both makes no sense."""
-    small, large = (batch.select(range(min(size, len(batch)))) for size in _SIZES)
+    small, large = (_part(batch, size) for size in _SIZES)
     n_small, n_large = small.tokens.numel(), large.tokens.numel()
     of_small, of_large = _seconds(run, small), _seconds(run, large)
     of_token = of_large / n_large
@@ -232,6 +239,16 @@ def _cost(run: Callable[[Batch], object], batch: Batch) -> _Cost:
         if (slope > 0).all() and (of_pass > 0).all():
             return _Cost(of_pass, slope)
     return _Cost(np.zeros(3), of_token)
+
+
+def _part(batch: Batch, size: int) -> Batch:
+    """The first prompts of a batch."""
+    return batch.select(range(min(size, len(batch))))
+
+
+def _resident() -> int:
+    """Bytes that this process holds."""
+    return psutil.Process().memory_info().rss
 
 
 def _seconds(run: Callable[[Batch], object], batch: Batch) -> Float[np.ndarray, "three"]:
