@@ -1,5 +1,7 @@
 """Counts of a plan are those of the run; bytes are counted, and grow with the batch."""
 
+import importlib
+
 import pytest
 import torch
 
@@ -55,6 +57,19 @@ def test_the_largest_batch_keeps_at_least_the_activations_of_the_mlp(loaded, row
     tokens = whole.stages["tokens"][0]
     assert whole.batch >= 3 * model.cfg.n_layers * model.cfg.d_mlp * tokens * 4
     assert small.batch < whole.batch
+
+
+def test_a_batch_takes_what_the_process_grows_by(loaded, rows, monkeypatch):
+    """On a CPU, in proportion to tokens: 24 prompts are measured, the largest batch has 30."""
+    monkeypatch.setattr(
+        importlib.import_module("culnig_tl.pipeline.estimate"),
+        "_resident",
+        iter([10**9, 10**9 + 24 * 10**8]).__next__,
+    )
+    longest = max(rows.to_list(), key=lambda row: len(row["prompt"]))
+    same = ct.questions([{**longest, "id": f"{number}"} for number in range(30)])
+    plan = ct.estimate(loaded(2, "hooked", "float32"), {"cultural": same}, {"tiny": same})
+    assert (plan.held, plan.batch) == (10**9, 30 * 10**8)
 
 
 def test_estimating_leaves_no_hook_and_no_gradient(loaded, rows, n_hooks):
