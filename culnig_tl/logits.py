@@ -23,7 +23,7 @@ from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel, hooked
 
 _HALF = (torch.bfloat16, torch.float16)
-_WIDE_VALUES = 2**21  # 8 MB of float32: what a core converts stays in its cache
+_WIDE_VALUES = 2**20  # 4 MB of float32: what a core converts stays in its cache
 
 
 def last_logits(

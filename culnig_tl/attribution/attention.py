@@ -37,9 +37,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from culnig_tl.attribution.gradients import HookPoint, factor_gradients, times_activation
+from culnig_tl.attribution.gradients import HookPoint, factor_gradients
 from culnig_tl.attribution.integration import Scored
-from culnig_tl.attribution.pooling import Reduction, pooler, weighted
+from culnig_tl.attribution.pooling import Reduction, pooler, products, weighted
 from culnig_tl.attribution.targets import Target
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel, hooked
@@ -69,7 +69,7 @@ def scored_atp_star(
     heads = _Heads(model, batch.mask, steering)
     with hooked(model, heads.hooks()):
         answer, reduced = factor_gradients(
-            model, batch, at, lambda _, product: pooled(product), target=target, product=heads
+            model, batch, at, lambda *values: pooled(heads(*values)), target=target
         )
     widths = [site_shape(model, site)[1] for site in steering]
     for layer in at.get(_PATTERN, ()):
@@ -130,15 +130,14 @@ class _Heads:
     def __call__(self, point: HookPoint, activation: Tensor, gradient: Tensor) -> Tensor:
         site, layer = point
         if site != _PATTERN:
-            return times_activation(point, activation, gradient)
-        vectors = {
-            site: self._activations.pop((site, layer)).to(activation.dtype) for site in _NORMS
-        }
+            return products(activation, gradient)
+        exact = torch.promote_types(gradient.dtype, torch.float32)
+        activation, gradient = activation.to(exact), gradient.to(exact)
+        vectors = {site: self._activations.pop((site, layer)).to(exact) for site in _NORMS}
         scores = _Scores(self._blocks[layer].attn, vectors, self._mask)
         drops = {"attn.hook_q": query_drop, "attn.hook_k": key_drop}
-        gradient = gradient.to(activation.dtype)
         parts = [_drops(scores, site, drops[site](activation, gradient)) for site in self._steering]
-        return torch.cat(parts, dim=-1)
+        return torch.cat(parts, dim=-1).flatten(2)
 
     def _record(self, activation: Tensor, hook: object, *, point: HookPoint) -> None:
         self._activations[point] = activation.detach()

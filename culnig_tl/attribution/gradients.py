@@ -1,8 +1,8 @@
-"""One forward and one backward pass that yields ``a * dT / d(factor * a)`` at every hook point; the
-target ``T`` is ``P(y|x)``, or another number per prompt (see ``targets``).
+"""One forward and one backward pass that yields ``a`` and ``dT / d(factor * a)`` at every hook
+point; the target ``T`` is ``P(y|x)``, or another number per prompt (see ``targets``).
 
 The graph begins at the first activation that is scored: nothing below it is differentiated, and
-no parameter is. Products are reduced inside the backward pass, from the last layer to the first, so
+no parameter is. Both are reduced inside the backward pass, from the last layer to the first, so
 that no tensor of layer x batch x pos x neuron is ever held. A pass can start from a layer's
 residual stream, so that the layers below are not run again.
 """
@@ -29,15 +29,9 @@ HookPoint = tuple[str, int]
 StartPoint = Literal["layer", "mlp", "mlp.hook_post"]
 """Where in a layer a pass starts: before it, behind its attention, or at ``mlp.hook_post``, where a
 hook has to make the copies: what comes before is computed once for all of them."""
-Reduce = Callable[[HookPoint, Tensor], Tensor]
-"""(hook point, product [batch pos neuron]) -> what is kept of it; it may overwrite the product."""
-Product = Callable[[HookPoint, Tensor, Tensor], Tensor]
-"""(hook point, activation, gradient) -> a new tensor, [batch pos ...] with neurons last."""
-
-
-def times_activation(point: HookPoint, activation: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient x activation."""
-    return activation * gradient
+Reduce = Callable[[HookPoint, Tensor, Tensor], Tensor]
+"""(hook point, activation, gradient) -> what is kept of them; both are [batch pos ...] with neurons
+last, in the model's type."""
 
 
 def factor_gradients(
@@ -50,20 +44,19 @@ def factor_gradients(
     weight: Float[Tensor, "batch"] | None = None,
     target: Target = "probability",
     rules: Rules | None = None,
-    product: Product = times_activation,
 ) -> tuple[Answer, dict[HookPoint, Tensor]]:
-    """The answer to each prompt, and ``a * dT / d(factor * a)`` of every hook point, reduced.
+    """The answer to each prompt, and what is kept of ``a`` and ``dT / d(factor * a)`` at every hook
+    point.
 
     Args:
         model: a model with named hook points.
         batch: the prompts.
         layers: what is scored, and scaled: layers by site.
-        reduce: what is kept of each product.
+        reduce: what is kept.
         factor: what each prompt's activations there are multiplied by; 1 without it.
-        weight: what each prompt's products are multiplied by; 1 without it.
+        weight: what each prompt's gradients are multiplied by; 1 without it.
         target: what is differentiated.
         rules: what the backward pass does otherwise.
-        product: what is made of an activation and the gradient there.
     """
     leaves: list[Tensor] = []
     reduced: dict[HookPoint, Tensor] = {}
@@ -76,12 +69,11 @@ def factor_gradients(
         scaled = _scaled(activation, factor)
         if rules is not None:
             watched[point] = activation.detach()
-        scaled.register_hook(partial(multiply, activation.detach(), point))
+        scaled.register_hook(partial(keep, activation.detach(), point))
         return scaled
 
-    def multiply(activation: Tensor, point: HookPoint, gradient: Tensor) -> None:
-        exact = torch.promote_types(gradient.dtype, torch.float32)
-        reduced[point] = reduce(point, product(point, activation.to(exact), gradient).flatten(2))
+    def keep(activation: Tensor, point: HookPoint, gradient: Tensor) -> None:
+        reduced[point] = reduce(point, activation, gradient)
 
     fwd_hooks: list[tuple[str, Callable[..., Any]]] = [
         (hook_name(site, layer), partial(watch, point=(site, layer)))
@@ -96,7 +88,7 @@ def factor_gradients(
         outer = torch.ones_like(answer.value) if weight is None else weight.to(answer.value)
         torch.autograd.grad(answer.value, leaves, outer, allow_unused=rules is not None)
     for point in watched.keys() - reduced.keys():  # where rules let no gradient pass
-        multiply(watched[point], point, torch.zeros_like(watched[point]))
+        keep(watched[point], point, torch.zeros_like(watched[point]))
     return Answer(answer.probability.detach(), answer.value.detach()), reduced
 
 

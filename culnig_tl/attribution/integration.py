@@ -2,8 +2,9 @@
 
 A path scales all layers of a site together, or one layer. Its factors are copies of each prompt, as
 many in one pass as the token budget allows; a weight of the quadrature is the weight of a copy in
-the one backward pass of all of them. The products of all copies are summed where they arise, and
-pooled when the last of them is there. One more forward pass, at factor 0, tells what they miss.
+the one backward pass of all of them. The products of all copies are summed where they arise, on a
+CPU one copy after the other, and pooled when the last of them is there. One more forward pass, at
+factor 0, tells what they miss.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from culnig_tl.attribution.gradients import (
     starting_at,
     suppressed_answer,
 )
-from culnig_tl.attribution.pooling import Reduction, Scores, pooler, weighted
+from culnig_tl.attribution.pooling import Reduction, Scores, pooler, products, weighted
 from culnig_tl.attribution.quadrature import Nodes, Quadrature, quadrature
 from culnig_tl.attribution.targets import Answer, Target, read_answer
 from culnig_tl.errors import check_choice, check_number
@@ -222,10 +223,12 @@ def _summed(
     n_copies: int,
     finish: Pooling | None,
     point: HookPoint,
-    product: Tensor,
+    activation: Tensor,
+    gradient: Tensor,
 ) -> Tensor:
     """Sum over the copies of each prompt and over earlier passes, finished in the last one."""
-    total = product.unflatten(0, (n_copies, -1)).sum(0)
-    if point in earlier:
-        total += earlier.pop(point)
+    n_parts = n_copies if activation.device.type == "cpu" else 1
+    total: Any = earlier.pop(point, 0.0)
+    for part in zip(activation.chunk(n_parts), gradient.chunk(n_parts), strict=True):
+        total += products(*part).unflatten(0, (n_copies // n_parts, -1)).sum(0)
     return finish(total) if finish else total

@@ -26,17 +26,17 @@ from torch import Tensor
 from culnig_tl.attribution.attention import check_attention, scored_atp_star
 from culnig_tl.attribution.gradients import (
     HookPoint,
-    Product,
     factor_gradients,
-    times_activation,
 )
 from culnig_tl.attribution.integration import FactorPath, Paths, Scored, integrate
 from culnig_tl.attribution.pooling import (
     Padding,
     Pool,
+    Pooler,
     Reduction,
     Scores,
     Weight,
+    pooled_products,
     pooler,
     weighted,
 )
@@ -93,19 +93,18 @@ def scored_gradients(
     target: Target,
     *,
     rules: Rules | None = None,
-    product: Product = times_activation,
+    pooled_scores: Callable[[Pooler, Tensor, Tensor], Tensor] = pooled_products,
 ) -> Scored:
-    """``gradient_x_activation``, by rules or of another product if need be, with the probability of
-    each answer."""
+    """``gradient_x_activation``, by rules or of something else than products if need be, with the
+    probability of each answer."""
     pooled = pooler(batch.mask, reduction.pool, reduction.padding)
     answer, reduced = factor_gradients(
         model,
         batch,
         layers_of(model, sites),
-        lambda _, product: pooled(product),
+        lambda _, activation, gradient: pooled_scores(pooled, activation, gradient),
         target=target,
         rules=rules,
-        product=product,
     )
     scores = weighted(reduced, answer.probability, sites, reduction.weight, reduction.clamp)
     return Scored(scores, answer.probability, {})
@@ -252,14 +251,15 @@ def scored_weight_norms(
     )
 
 
-def _gradient_alone(point: HookPoint, activation: Tensor, gradient: Tensor) -> Tensor:
-    return gradient.to(activation.dtype, copy=True)  # pooling may overwrite it
+def _pooled_gradients(pooled: Pooler, activation: Tensor, gradient: Tensor) -> Tensor:
+    exact = torch.promote_types(gradient.dtype, torch.float32)
+    return pooled(gradient.to(exact, copy=True).flatten(2))  # pooling may overwrite it
 
 
 METHODS: dict[str, Callable[..., Scored]] = {
     "gradient_x_activation": scored_gradients,
     "integrated_gradients": integrate,
-    "gradient": partial(scored_gradients, product=_gradient_alone),
+    "gradient": partial(scored_gradients, pooled_scores=_pooled_gradients),
     "activation_x_weight_norm": scored_weight_norms,
     "atp_star": scored_atp_star,
     **{name: partial(scored_gradients, rules=rules) for name, rules in RULES.items()},

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/vocabulary.py [--out tests/benchmarks/RESULTS.md]
 
-A random Llama of six layers, 576 wide, reads 768 tokens: 64 prompts of 12 or 6 of 130. The floor of
-answers is transformers' trunk (SDPA) and its lm_head on the last position as a matrix
+A random Llama of six layers, 576 wide, reads batches of 768 tokens: 64 prompts of 12 or 6 of 130;
+one for answers, four for scores, as in a run, where what a call does once hardly counts. The floor
+of answers is transformers' trunk (SDPA) and its lm_head on the last position as a matrix
 ``[batch, d_model]``, the softmax included; the floor of scores is the same with a backward pass to
 the embeddings. Beside it stand what a user would otherwise write: transformers with
 ``logits_to_keep=1``, and the bare HookedTransformer, which unembeds every position. Ours is the
@@ -43,6 +44,7 @@ SHAPE = {
 TINY = {"hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2}
 VOCABULARIES = (49152, 262144)
 LENGTHS = {12: 64, 130: 6}
+N_SCORED = 4
 GOALS = {"hooked": 1.15, "bridge": 1.05}
 
 
@@ -77,12 +79,13 @@ def masked(model: Any, batch: Batch, neurons: NeuronSet) -> None:
         read(last_logits(model, batch.tokens, batch.mask, ids=batch.ids), batch)
 
 
-def trunk_backward(llama: Any, batch: Batch) -> None:
+def trunk_backward(llama: Any, batches: Sequence[Batch]) -> None:
     """transformers' layers forward, and backward to the embeddings."""
-    embedded = llama.get_input_embeddings()(batch.tokens).detach().requires_grad_()
-    hidden = llama.model(inputs_embeds=embedded, attention_mask=batch.mask.long())
-    logits = llama.lm_head(hidden.last_hidden_state[:, -1].contiguous())
-    torch.autograd.grad(read(logits, batch).sum(), embedded)
+    for batch in batches:
+        embedded = llama.get_input_embeddings()(batch.tokens).detach().requires_grad_()
+        hidden = llama.model(inputs_embeds=embedded, attention_mask=batch.mask.long())
+        logits = llama.lm_head(hidden.last_hidden_state[:, -1].contiguous())
+        torch.autograd.grad(read(logits, batch).sum(), embedded)
 
 
 def case(vocabulary: int, dtype: torch.dtype, length: int, arguments: Any) -> list[str]:
@@ -93,7 +96,9 @@ def case(vocabulary: int, dtype: torch.dtype, length: int, arguments: Any) -> li
     llama: Any = LlamaForCausalLM(LlamaConfig(**options))
     llama.to(dtype).eval().requires_grad_(False)
     size = 2 if arguments.tiny else LENGTHS[length]
-    (batch,) = attribution.random_batches(size, size, (length, length), vocabulary, "cpu")
+    lengths = (length, length)
+    batches = attribution.random_batches(N_SCORED * size, size, lengths, vocabulary, "cpu")
+    batch = batches[0]
     models = {
         "hooked": conversion.convert(llama, device="cpu", dtype=dtype),
         "bridge": bridge.build(llama, "a random Llama", dtype),
@@ -109,9 +114,9 @@ def case(vocabulary: int, dtype: torch.dtype, length: int, arguments: Any) -> li
             partial(kept, llama, batch),
             partial(bare, model, batch),
             partial(masked, model, batch, neurons),
-            partial(trunk_backward, llama, batch),
-            partial(attribute, model, [batch], progress=False),
-            partial(attribution.floor, model, [batch]),
+            partial(trunk_backward, llama, batches),
+            partial(attribute, model, batches, progress=False),
+            partial(attribution.floor, model, batches),
         ]
         floor, plain, whole, ours, backward, scores, own = attribution.alternate(
             model, runs, arguments.repeats
