@@ -21,6 +21,7 @@ from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel, hooked
+from culnig_tl.rotary import check_lengths
 
 _HALF = (torch.bfloat16, torch.float16)
 _WIDE_VALUES = 2**20  # 4 MB of float32: what a core converts stays in its cache
@@ -83,6 +84,7 @@ def _trailing_logits(
     model: HookedModel, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], n: int
 ) -> Float[Tensor, "batch n vocab"]:
     """Logits at the last ``n`` positions."""
+    check_lengths(model, mask)
     # no earlier: transformers' GPT-2 asks for every position up to its last norm
     keep_last = [("unembed.hook_in", partial(_keep_last_positions, n=n))]
     gradients = torch.is_grad_enabled()

@@ -15,7 +15,8 @@ from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.logits import check_finite
 from culnig_tl.models import next_logits
-from culnig_tl.questions import Batch, TokenBudget, encode, padded, padding_token
+from culnig_tl.questions import Batch, TokenBudget, encode, groups_within, padded, padding_token
+from culnig_tl.rotary import switch_lengths
 
 _ENDS_OF_TURN = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
 
@@ -51,6 +52,7 @@ def greedy_replies(
     check_number("max_new_tokens", max_new_tokens, low=1, whole=True)
     check_number("token_budget", token_budget, low=1, whole=True)
     prompts = [encode(model.tokenizer, text, chat=chat) for text in texts]
+    names = [f"text {row}" for row in range(len(texts))] if ids is None else ids
     longest = max((len(prompt) for prompt in prompts), default=0) + max_new_tokens
     for limit, name in ((model.cfg.n_ctx, "the model's context"), (token_budget, "token_budget")):
         if longest > limit:
@@ -58,14 +60,29 @@ def greedy_replies(
                 f"The longest text takes {longest} tokens with {max_new_tokens} new ones and "
                 f"{name} is {limit}; shorten the text or take fewer new tokens."
             )
+    _check_switches(model, prompts, names, max_new_tokens)
     replies = [""] * len(texts)
     budget = TokenBudget(token_budget)
-    names = [f"text {row}" for row in range(len(texts))] if ids is None else ids
     batches = _batches(model, prompts, names, max_new_tokens, token_budget)
     for piece, generated in budget.passes(batches, partial(_replies, model, max_new_tokens)):
         for row, reply in zip(piece.rows, generated, strict=True):
             replies[row] = model.tokenizer.decode(reply, skip_special_tokens=True)
     return replies
+
+
+def _check_switches(
+    model: HookedModel, prompts: Sequence[Sequence[int]], ids: Sequence[str], max_new_tokens: int
+) -> None:
+    """Refuse a reply in the middle of which the model would rotate by other angles than those that
+    its cache has been filled by."""
+    for switch in switch_lengths(model):
+        for prompt, name in zip(prompts, ids, strict=True):
+            if len(prompt) <= switch < len(prompt) + max_new_tokens - 1:
+                raise InvalidInputError(
+                    f"{name!r} takes {len(prompt)} tokens, and this model reads texts of more "
+                    f"than {switch} otherwise (longrope), which its reply of {max_new_tokens} new "
+                    "tokens may reach; shorten the text or take fewer new tokens."
+                )
 
 
 def _batches(
@@ -76,10 +93,8 @@ def _batches(
     token_budget: int,
 ) -> Iterator[Batch]:
     """Left-padded batches, longest prompts first, with room for the new tokens."""
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-    while order:
-        size = max(1, token_budget // (len(prompts[order[0]]) + max_new_tokens))
-        group, order = order[:size], order[size:]
+    lengths = [len(prompt) + max_new_tokens - 1 for prompt in prompts]  # the last is not read
+    for group in groups_within(lengths, token_budget, model=model):
         tokens, mask = padded([prompts[row] for row in group], padding_token(model))
         yield Batch(
             tokens=tokens.to(model.cfg.device),

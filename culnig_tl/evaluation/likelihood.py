@@ -36,7 +36,8 @@ def option_log_probabilities(
             prepared.model, piece.tokens, piece.mask, wanted, ids=piece.ids
         )
 
-    groups = groups_within([len(prompt) for prompt in prompts], prepared.budget.initial)
+    lengths = [len(prompt) for prompt in prompts]
+    groups = groups_within(lengths, prepared.budget.initial, model=prepared.model)
     batches = [_batch(prepared, prompts, options, pairs, group) for group in groups]
     with tqdm(total=len(pairs), unit="option", disable=not progress) as bar:
         for piece, values in prepared.budget.passes(batches, run):

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from culnig_tl.errors import InvalidInputError, check_number
+from culnig_tl.rotary import rotary_tables
 
 # In this order: the first that a configuration has.
 _CONTEXT = (
@@ -52,7 +53,7 @@ def within(wanted: int | None, own: int, *, computed: bool) -> int:
         computed: whether positions are computed, so that there may be more of them.
 
     Raises:
-        InvalidInputError: less than 1, or more than a table of positions has.
+        InvalidInputError: less than 1, or more than the positions of a model that computes none.
 
     Example:
         >>> within(512, 2048, computed=False)
@@ -63,7 +64,8 @@ def within(wanted: int | None, own: int, *, computed: bool) -> int:
     check_number("n_ctx", wanted, low=1, whole=True)
     if wanted > own and not computed:
         raise InvalidInputError(
-            f"n_ctx is {wanted} and this model has a table of {own} positions; take at most {own}."
+            f"n_ctx is {wanted} and this model has {own} positions, from a table or from angles "
+            f"that beyond them depend on what it has read before; take at most {own}."
         )
     return wanted
 
@@ -102,5 +104,8 @@ def _own_context(hf_model: PreTrainedModel) -> int | None:
 
 
 def _computes_positions(hf_model: PreTrainedModel) -> bool:
-    """Whether a position is computed, by rotation, where others look it up in a table."""
+    """Whether a position is computed, by rotation, where others look it up in a table, or compute
+    angles that depend on the longest text so far."""
+    if any("dynamic" in table["rope_type"] for table in rotary_tables(hf_model)):
+        return False
     return any("RotaryEmbedding" in type(module).__name__ for module in hf_model.modules())

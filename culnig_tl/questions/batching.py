@@ -9,6 +9,7 @@ from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel
+from culnig_tl.rotary import switch_lengths
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,27 @@ def padding_token(model: HookedModel) -> int:
     return token if token is not None and 0 <= token < model.cfg.d_vocab else 0
 
 
-def groups_within(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+def groups_within(
+    lengths: Sequence[int], token_budget: int, *, model: HookedModel | None = None
+) -> list[list[int]]:
     """Numbers of prompts that go into one pass, longest first, padding counted.
+
+    Args:
+        lengths: of each prompt, in tokens.
+        token_budget: tokens per pass.
+        model: what reads them; where it rotates long prompts by other angles, none of them shares
+            a pass with a short one, which would be read by these too.
 
     Example:
         >>> groups_within([3, 9, 4, 5], 10)
         [[1], [3, 2], [0]]
     """
+    switches = switch_lengths(model)
     groups: list[list[int]] = []
     for prompt in sorted(range(len(lengths)), key=lambda prompt: -lengths[prompt]):
-        if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > token_budget:
+        longest = lengths[groups[-1][0]] if groups else token_budget
+        is_otherwise = any(lengths[prompt] <= switch < longest for switch in switches)
+        if not groups or is_otherwise or (len(groups[-1]) + 1) * longest > token_budget:
             groups.append([])
         groups[-1].append(prompt)
     return groups

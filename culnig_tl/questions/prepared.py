@@ -98,7 +98,8 @@ class PreparedQuestions:
     @cached_property
     def batches(self) -> list[Batch]:
         """Left-padded batches within the token budget, longest prompts first."""
-        groups = groups_within([len(prompt) for prompt in self.prompts], self.budget.initial)
+        lengths = [len(prompt) for prompt in self.prompts]
+        groups = groups_within(lengths, self.budget.initial, model=self.model)
         return [self._batch(group) for group in groups]
 
     @cached_property
