@@ -21,7 +21,7 @@ from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel, hooked
-from culnig_tl.rotary import check_lengths
+from culnig_tl.positions import check_lengths
 
 _HALF = (torch.bfloat16, torch.float16)
 _WIDE_VALUES = 2**20  # 4 MB of float32: what a core converts stays in its cache

@@ -136,7 +136,7 @@ _STATE_SPACE: dict[str, Any] = {
 }
 
 
-def _of(model_type: str, **changes: Any) -> PretrainedConfig:
+def family_config(model_type: str, **changes: Any) -> PretrainedConfig:
     """A small configuration of a model type."""
     kind = CONFIG_MAPPING[model_type]
     known = {*kind.__dataclass_fields__, *kind.attribute_map}
@@ -204,27 +204,33 @@ def _mended_in_4(family: Family) -> Family:
 
 FAMILIES: Mapping[str, Family] = {
     # ------------------------------------------------ HookedTransformer and TransformerBridge
-    "llama": _both(_of("llama")),
-    "llama-3.1": _both(_of("llama", rope_parameters=_LLAMA31_ROPE)),
-    "llama-linear-rope": _both(_of("llama", rope_parameters=_rope(1e4, "linear", factor=4.0))),
-    "llama-tied": _both(_of("llama", tie_word_embeddings=True)),
-    # Falcon3-10B: a Llama with heads wider than d_model / n_heads
-    "falcon3": _both(_of("llama", head_dim=16, rope_parameters=_rope(1000042.0))),
-    "mistral": _both(_of("mistral", sliding_window=8)),
-    "mixtral": _experts(_of("mixtral"), hooked=True),
-    "qwen2": _both(_of("qwen2", rope_parameters=_rope(1e6))),
-    "qwen3": _both(_of("qwen3", head_dim=16, rope_parameters=_rope(1e6))),
-    "phi-2": _plain(_of("phi", num_key_value_heads=4), hooked=True),
-    "phi-4": _both(_of("phi3", rope_parameters=_rope(250000.0))),
-    "phi-4-mini": _both(_of("phi3", rope_parameters=_rope(1e4, partial_rotary_factor=0.5))),
-    "gemma": _both(_of("gemma", head_dim=16)),
-    "gemma-2": _both(_of("gemma2", head_dim=16, query_pre_attn_scalar=24)),
-    "gemma-2-tight-caps": _both(
-        _of("gemma2", attn_logit_softcapping=2.0, final_logit_softcapping=1.0)
+    "llama": _both(family_config("llama")),
+    "llama-3.1": _both(family_config("llama", rope_parameters=_LLAMA31_ROPE)),
+    "llama-linear-rope": _both(
+        family_config("llama", rope_parameters=_rope(1e4, "linear", factor=4.0))
     ),
-    "gemma-3": _both(_of("gemma3_text", **_GEMMA3)),
+    "llama-tied": _both(family_config("llama", tie_word_embeddings=True)),
+    # Falcon3-10B: a Llama with heads wider than d_model / n_heads
+    "falcon3": _both(family_config("llama", head_dim=16, rope_parameters=_rope(1000042.0))),
+    "mistral": _both(family_config("mistral", sliding_window=8)),
+    "mixtral": _experts(family_config("mixtral"), hooked=True),
+    "qwen2": _both(family_config("qwen2", rope_parameters=_rope(1e6))),
+    "qwen3": _both(family_config("qwen3", head_dim=16, rope_parameters=_rope(1e6))),
+    "phi-2": _plain(family_config("phi", num_key_value_heads=4), hooked=True),
+    "phi-4": _both(family_config("phi3", rope_parameters=_rope(250000.0))),
+    "phi-4-mini": _both(
+        family_config("phi3", rope_parameters=_rope(1e4, partial_rotary_factor=0.5))
+    ),
+    "gemma": _both(family_config("gemma", head_dim=16)),
+    "gemma-2": _both(family_config("gemma2", head_dim=16, query_pre_attn_scalar=24)),
+    "gemma-2-tight-caps": _both(
+        family_config("gemma2", attn_logit_softcapping=2.0, final_logit_softcapping=1.0)
+    ),
+    "gemma-3": _both(family_config("gemma3_text", **_GEMMA3)),
     "gemma-3-caps": _both(
-        _of("gemma3_text", **_GEMMA3, attn_logit_softcapping=0.5, final_logit_softcapping=3.0)
+        family_config(
+            "gemma3_text", **_GEMMA3, attn_logit_softcapping=0.5, final_logit_softcapping=3.0
+        )
     ),
     "gemma-3-multimodal": _both(
         Gemma3Config(
@@ -236,9 +242,9 @@ FAMILIES: Mapping[str, Family] = {
             eoi_token_index=302,
         )
     ),
-    "gpt2": _plain(_of("gpt2"), hooked=True),
+    "gpt2": _plain(family_config("gpt2"), hooked=True),
     "gpt-neo": _plain(
-        _of(
+        family_config(
             "gpt_neo",
             intermediate_size=None,
             attention_types=[[["global", "local"], 1]],
@@ -246,35 +252,37 @@ FAMILIES: Mapping[str, Family] = {
         ),
         hooked=True,
     ),
-    "gpt-j": _plain(_of("gptj", n_inner=None), hooked=True),
-    "pythia": _plain(_of("gpt_neox", rotary_pct=0.25), hooked=True),
-    "gpt-neox-serial": _plain(_of("gpt_neox", use_parallel_residual=False), hooked=True),
-    "opt": _plain(_of("opt"), hooked=True),
-    "bloom": _plain(_of("bloom"), hooked=True),
-    "olmo": _both(_of("olmo", num_key_value_heads=4, clip_qkv=0.5)),
-    "olmo-2": _both(_of("olmo2", num_key_value_heads=4)),
-    "olmo-3": _both(_of("olmo3")),
-    "olmoe": _experts(_of("olmoe"), hooked=True),
-    "gpt-oss": _experts(_of("gpt_oss"), hooked=True),
-    "apertus": _plain(_of("apertus"), hooked=True),
+    "gpt-j": _plain(family_config("gptj", n_inner=None), hooked=True),
+    "pythia": _plain(family_config("gpt_neox", rotary_pct=0.25), hooked=True),
+    "gpt-neox-serial": _plain(family_config("gpt_neox", use_parallel_residual=False), hooked=True),
+    "opt": _plain(family_config("opt"), hooked=True),
+    "bloom": _plain(family_config("bloom"), hooked=True),
+    "olmo": _both(family_config("olmo", num_key_value_heads=4, clip_qkv=0.5)),
+    "olmo-2": _both(family_config("olmo2", num_key_value_heads=4)),
+    "olmo-3": _both(family_config("olmo3")),
+    "olmoe": _experts(family_config("olmoe"), hooked=True),
+    "gpt-oss": _experts(family_config("gpt_oss"), hooked=True),
+    "apertus": _plain(family_config("apertus"), hooked=True),
     # ------------------------------------------------ TransformerBridge alone
-    "llama-biases": Family(_of("llama", attention_bias=True, mlp_bias=True)),
+    "llama-biases": Family(family_config("llama", attention_bias=True, mlp_bias=True)),
     "llama-yarn": Family(
-        _of(
+        family_config(
             "llama",
             rope_parameters=_rope(1e4, "yarn", factor=4.0, original_max_position_embeddings=64),
         )
     ),
-    "llama-dynamic-rope": Family(_of("llama", rope_parameters=_rope(1e4, "dynamic", factor=4.0))),
-    "llama-4": _experts(_of("llama4_text", intermediate_size_mlp=48)),
-    "ministral-3": Family(_of("ministral3")),
-    "qwen3-biases": Family(_of("qwen3", attention_bias=True)),
-    "qwen2-moe": _experts(_of("qwen2_moe")),
-    "qwen3-moe": _experts(_of("qwen3_moe", head_dim=16)),
-    "qwen3-next": Family(_of("qwen3_next", **_LINEAR_ATTENTION), (), ()),
-    "qwen3.5": Family(_of("qwen3_5_text", **_LINEAR_ATTENTION), GATED, ()),
+    "llama-dynamic-rope": Family(
+        family_config("llama", rope_parameters=_rope(1e4, "dynamic", factor=4.0))
+    ),
+    "llama-4": _experts(family_config("llama4_text", intermediate_size_mlp=48)),
+    "ministral-3": Family(family_config("ministral3")),
+    "qwen3-biases": Family(family_config("qwen3", attention_bias=True)),
+    "qwen2-moe": _experts(family_config("qwen2_moe")),
+    "qwen3-moe": _experts(family_config("qwen3_moe", head_dim=16)),
+    "qwen3-next": Family(family_config("qwen3_next", **_LINEAR_ATTENTION), (), ()),
+    "qwen3.5": Family(family_config("qwen3_5_text", **_LINEAR_ATTENTION), GATED, ()),
     "phi-3-longrope": Family(
-        _of(
+        family_config(
             "phi3",
             rope_parameters=_rope(
                 1e4,
@@ -287,7 +295,7 @@ FAMILIES: Mapping[str, Family] = {
         )
     ),
     "gemma-4": Family(
-        _of(
+        family_config(
             "gemma4_text",
             vocab_size_per_layer_input=310,
             hidden_size_per_layer_input=8,
@@ -296,30 +304,32 @@ FAMILIES: Mapping[str, Family] = {
             num_kv_shared_layers=0,
         )
     ),
-    "vaultgemma": Family(_of("vaultgemma")),
-    "cohere": Family(_of("cohere")),
-    "cohere-2": Family(_of("cohere2", layer_types=["sliding_attention", "full_attention"])),
-    "hunyuan": Family(_of("hunyuan_v1_dense")),
-    "glm": Family(_of("glm")),
-    "glm-4": Family(_of("glm4")),
-    "glm-4-moe": _experts(_of("glm4_moe")),
-    "glm-4-moe-lite": _experts(_of("glm4_moe_lite", **_LATENT), attention_sites=LATENT),
-    "deepseek-v2": _experts(_of("deepseek_v2", **_LATENT), attention_sites=LATENT),
-    "deepseek-v3": _experts(_of("deepseek_v3", **_LATENT), attention_sites=LATENT),
-    "youtu": Family(_of("youtu", **_LATENT), GATED, LATENT),
-    "ernie-4.5": Family(_of("ernie4_5")),
-    "ernie-4.5-moe": _experts(_of("ernie4_5_moe")),
-    "exaone-4": Family(_of("exaone4")),
-    "smollm3": Family(_of("smollm3", no_rope_layers=[1, 0])),
-    "seed-oss": Family(_of("seed_oss")),
-    "arcee": _plain(_of("arcee")),
-    "afmoe": _experts(_of("afmoe")),
-    "laguna": _experts(_of("laguna")),
-    "minimax-m2": _experts(_of("minimax_m2")),
-    "flex-olmo": _experts(_of("flex_olmo")),
-    "bitnet": Family(_of("bitnet")),
+    "vaultgemma": Family(family_config("vaultgemma")),
+    "cohere": Family(family_config("cohere")),
+    "cohere-2": Family(
+        family_config("cohere2", layer_types=["sliding_attention", "full_attention"])
+    ),
+    "hunyuan": Family(family_config("hunyuan_v1_dense")),
+    "glm": Family(family_config("glm")),
+    "glm-4": Family(family_config("glm4")),
+    "glm-4-moe": _experts(family_config("glm4_moe")),
+    "glm-4-moe-lite": _experts(family_config("glm4_moe_lite", **_LATENT), attention_sites=LATENT),
+    "deepseek-v2": _experts(family_config("deepseek_v2", **_LATENT), attention_sites=LATENT),
+    "deepseek-v3": _experts(family_config("deepseek_v3", **_LATENT), attention_sites=LATENT),
+    "youtu": Family(family_config("youtu", **_LATENT), GATED, LATENT),
+    "ernie-4.5": Family(family_config("ernie4_5")),
+    "ernie-4.5-moe": _experts(family_config("ernie4_5_moe")),
+    "exaone-4": Family(family_config("exaone4")),
+    "smollm3": Family(family_config("smollm3", no_rope_layers=[1, 0])),
+    "seed-oss": Family(family_config("seed_oss")),
+    "arcee": _plain(family_config("arcee")),
+    "afmoe": _experts(family_config("afmoe")),
+    "laguna": _experts(family_config("laguna")),
+    "minimax-m2": _experts(family_config("minimax_m2")),
+    "flex-olmo": _experts(family_config("flex_olmo")),
+    "bitnet": Family(family_config("bitnet")),
     "granite": Family(
-        _of(
+        family_config(
             "granite",
             embedding_multiplier=2.0,
             logits_scaling=4.0,
@@ -327,45 +337,58 @@ FAMILIES: Mapping[str, Family] = {
             attention_multiplier=0.2,
         )
     ),
-    "granite-moe": _experts(_of("granitemoe")),
-    "jais-2": _plain(_of("jais2")),
-    "nemotron": _plain(_of("nemotron")),
-    "nanochat": _plain(_of("nanochat")),
-    "starcoder-2": _plain(_of("starcoder2")),
-    "starcoder": _plain(_of("gpt_bigcode")),
-    "stablelm": Family(_of("stablelm")),
-    "stablelm-2-12b": Family(_of("stablelm", qk_layernorm=True, use_parallel_residual=True)),
-    "codegen": _plain(_of("codegen"), half_refusal="it cannot read a prompt: .* same dtype"),
-    "falcon-7b": _plain(_of("falcon")),
+    "granite-moe": _experts(family_config("granitemoe")),
+    "jais-2": _plain(family_config("jais2")),
+    "nemotron": _plain(family_config("nemotron")),
+    "nanochat": _plain(family_config("nanochat")),
+    "starcoder-2": _plain(family_config("starcoder2")),
+    "starcoder": _plain(family_config("gpt_bigcode")),
+    "stablelm": Family(family_config("stablelm")),
+    "stablelm-2-12b": Family(
+        family_config("stablelm", qk_layernorm=True, use_parallel_residual=True)
+    ),
+    "codegen": _plain(
+        family_config("codegen"), half_refusal="it cannot read a prompt: .* same dtype"
+    ),
+    "falcon-7b": _plain(family_config("falcon")),
     "falcon-rw": _mended_in_4(
         _plain(
-            _of("falcon", alibi=True, multi_query=False, parallel_attn=False, bias=True),
+            family_config("falcon", alibi=True, multi_query=False, parallel_attn=False, bias=True),
             caches=False,
         )
     ),
-    "mpt": _mended_in_4(_plain(_of("mpt"), caches=False)),
-    "opt-350m": _plain(_of("opt", do_layer_norm_before=False, word_embed_proj_dim=16)),
-    "xglm": _plain(_of("xglm")),
-    "modernbert-decoder": Family(_of("modernbert-decoder"), ("mlp.hook_post",)),
-    "bert-decoder": _plain(_of("bert", is_decoder=True)),
+    "mpt": _mended_in_4(_plain(family_config("mpt"), caches=False)),
+    "opt-350m": _plain(family_config("opt", do_layer_norm_before=False, word_embed_proj_dim=16)),
+    "xglm": _plain(family_config("xglm")),
+    "modernbert-decoder": Family(family_config("modernbert-decoder"), ("mlp.hook_post",)),
+    "bert-decoder": _plain(family_config("bert", is_decoder=True)),
     "falcon-h1": Family(
-        _of("falcon_h1", mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8)
+        family_config(
+            "falcon_h1", mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8
+        )
     ),
-    "bamba": Family(_of("bamba", **_STATE_SPACE, attn_layer_indices=[1]), GATED, ()),
-    "olmo-hybrid": Family(_of("olmo_hybrid"), GATED, ()),
-    "lfm2": Family(_of("lfm2", layer_types=["full_attention", "full_attention"])),
-    "jetmoe": Family(_of("jetmoe"), (), ()),
-    "mamba": Family(_of("mamba"), (), (), caches=False),
+    "bamba": Family(family_config("bamba", **_STATE_SPACE, attn_layer_indices=[1]), GATED, ()),
+    "olmo-hybrid": Family(family_config("olmo_hybrid"), GATED, ()),
+    "lfm2": Family(family_config("lfm2", layer_types=["full_attention", "full_attention"])),
+    "jetmoe": Family(family_config("jetmoe"), (), ()),
+    "mamba": Family(family_config("mamba"), (), (), caches=False),
     "mamba-2": Family(
-        _of("mamba2", num_heads=4, head_dim=16, n_groups=1, state_size=8), (), (), caches=False
+        family_config("mamba2", num_heads=4, head_dim=16, n_groups=1, state_size=8),
+        (),
+        (),
+        caches=False,
     ),
-    "falcon-mamba": Family(_of("falcon_mamba"), (), (), caches=False),
+    "falcon-mamba": Family(family_config("falcon_mamba"), (), (), caches=False),
     # ------------------------------------------------ refused
-    "bert": _refused(_of("bert"), "a later token changes earlier logits by .* no causal language"),
-    "gpt-1": _refused(_of("openai-gpt"), "as a TransformerBridge its logits would be .* % off"),
-    "rwkv": _refused(_of("rwkv"), "its logits of a left-padded prompt would be .* % off"),
+    "bert": _refused(
+        family_config("bert"), "a later token changes earlier logits by .* no causal language"
+    ),
+    "gpt-1": _refused(
+        family_config("openai-gpt"), "as a TransformerBridge its logits would be .* % off"
+    ),
+    "rwkv": _refused(family_config("rwkv"), "its logits of a left-padded prompt would be .* % off"),
     "recurrentgemma": _refused(
-        _of(
+        family_config(
             "recurrent_gemma",
             block_types=["recurrent", "attention"],
             lru_width=32,
@@ -374,29 +397,30 @@ FAMILIES: Mapping[str, Family] = {
         "its logits of a left-padded prompt would be .* % off",
     ),
     "falcon-40b": _refused(
-        _of("falcon", new_decoder_architecture=True, num_kv_heads=2, bias=False),
+        family_config("falcon", new_decoder_architecture=True, num_kv_heads=2, bias=False),
         r"has no bridge for .*\(split_with_sizes",
     ),
     "command-r-plus": _mended_in_4(
         Family(
-            _of("cohere", use_qk_norm=True),
+            family_config("cohere", use_qk_norm=True),
             refusal="has no bridge for .* did not declare 'q_norm'",
         )
     ),
     "phi-qk-norm": _refused(
-        _of("phi", qk_layernorm=True), "has no bridge for .* did not declare 'q_norm'"
+        family_config("phi", qk_layernorm=True), "has no bridge for .* did not declare 'q_norm'"
     ),
     "starcoder-multihead": _refused(
-        _of("gpt_bigcode", multi_query=False), "has no bridge for .* only supports multi_query"
+        family_config("gpt_bigcode", multi_query=False),
+        "has no bridge for .* only supports multi_query",
     ),
     "granite-moe-hybrid": _refused(
-        _of("granitemoehybrid", **_STATE_SPACE, layer_types=["mamba", "attention"]),
+        family_config("granitemoehybrid", **_STATE_SPACE, layer_types=["mamba", "attention"]),
         "as a TransformerBridge it cannot read a prompt",
     ),
-    "phi-moe": _refused(_of("phimoe"), _NO_ADAPTER),
-    "persimmon": _refused(_of("persimmon"), _NO_ADAPTER),
-    "helium": _refused(_of("helium"), _NO_ADAPTER),
-    "biogpt": _refused(_of("biogpt"), _NO_ADAPTER),
+    "phi-moe": _refused(family_config("phimoe"), _NO_ADAPTER),
+    "persimmon": _refused(family_config("persimmon"), _NO_ADAPTER),
+    "helium": _refused(family_config("helium"), _NO_ADAPTER),
+    "biogpt": _refused(family_config("biogpt"), _NO_ADAPTER),
 }
 
 

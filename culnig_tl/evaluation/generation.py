@@ -15,8 +15,8 @@ from culnig_tl.errors import InvalidInputError, check_number
 from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.logits import check_finite
 from culnig_tl.models import next_logits
+from culnig_tl.positions import switch_lengths
 from culnig_tl.questions import Batch, TokenBudget, encode, groups_within, padded, padding_token
-from culnig_tl.rotary import switch_lengths
 
 _ENDS_OF_TURN = ("<end_of_turn>", "<|eot_id|>", "<|im_end|>", "<|end|>")
 

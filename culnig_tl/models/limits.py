@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from culnig_tl.errors import InvalidInputError, check_number
-from culnig_tl.rotary import rotary_tables
+from culnig_tl.positions import is_dynamic
 
 # In this order: the first that a configuration has.
 _CONTEXT = (
@@ -106,6 +106,5 @@ def _own_context(hf_model: PreTrainedModel) -> int | None:
 def _computes_positions(hf_model: PreTrainedModel) -> bool:
     """Whether a position is computed, by rotation, where others look it up in a table, or compute
     angles that depend on the longest text so far."""
-    if any("dynamic" in table["rope_type"] for table in rotary_tables(hf_model)):
-        return False
-    return any("RotaryEmbedding" in type(module).__name__ for module in hf_model.modules())
+    rotates = any("RotaryEmbedding" in type(module).__name__ for module in hf_model.modules())
+    return rotates and not is_dynamic(hf_model)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.hooked_model import HookedModel
-from culnig_tl.rotary import switch_lengths
+from culnig_tl.positions import sharing
 
 
 @dataclass(frozen=True)
@@ -109,19 +109,19 @@ def groups_within(
     Args:
         lengths: of each prompt, in tokens.
         token_budget: tokens per pass.
-        model: what reads them; where it rotates long prompts by other angles, none of them shares
-            a pass with a short one, which would be read by these too.
+        model: what reads them; prompts that it would read otherwise beside longer ones do not
+            share a pass with these.
 
     Example:
         >>> groups_within([3, 9, 4, 5], 10)
         [[1], [3, 2], [0]]
     """
-    switches = switch_lengths(model)
     groups: list[list[int]] = []
+    may_share = sharing(model)
     for prompt in sorted(range(len(lengths)), key=lambda prompt: -lengths[prompt]):
         longest = lengths[groups[-1][0]] if groups else token_budget
-        is_otherwise = any(lengths[prompt] <= switch < longest for switch in switches)
-        if not groups or is_otherwise or (len(groups[-1]) + 1) * longest > token_budget:
+        is_full = not groups or (len(groups[-1]) + 1) * longest > token_budget
+        if is_full or not may_share(longest, lengths[prompt]):
             groups.append([])
         groups[-1].append(prompt)
     return groups

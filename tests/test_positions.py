@@ -1,19 +1,20 @@
-"""Rotary angles that depend on the length of a text: each prompt is read as if it were alone."""
+"""Positions that depend on what else is read: each prompt is read as if it were alone."""
 
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
-from families import plain_logits
-from transformers import Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from families import family_config, plain_logits
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
 import culnig_tl as ct
 from culnig_tl.errors import InvalidInputError
 from culnig_tl.evaluation.generation import greedy_replies
 from culnig_tl.evaluation.likelihood import option_log_probabilities
 from culnig_tl.logits import last_logits
+from culnig_tl.positions import switch_lengths
 from culnig_tl.questions import encode, padded
-from culnig_tl.rotary import rotary_tables, switch_lengths
 
 SWITCH = 24
 ANGLES = {
@@ -111,7 +112,7 @@ def test_a_reply_across_the_switch_is_a_sentence(switching, prompts, rows):
 
 
 def test_a_batch_across_the_switch_is_a_sentence(switching, prompts):
-    with pytest.raises(InvalidInputError, match="24 tokens or fewer"):
+    with pytest.raises(InvalidInputError, match="65 positions has a prompt of 7"):
         last_logits(switching, *padded(prompts, 0))
     long = [prompt for prompt in prompts if len(prompt) > SWITCH]
     assert last_logits(switching, *padded(long, 0)).shape == (len(long), 310)
@@ -125,11 +126,33 @@ def test_angles_that_depend_on_what_was_read_before_are_kept_to_the_context(turn
 
 
 def test_layers_with_angles_of_their_own_are_read_each(switching):
-    plain = switching.original_model
     both = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-        "full_attention": plain.config.rope_parameters,
+        "full_attention": switching.original_model.config.rope_parameters,
     }
     config = Gemma3TextConfig(vocab_size=310, rope_parameters=both)
-    assert rotary_tables(SimpleNamespace(config=config)) == [*both.values()]
+    assert switch_lengths(SimpleNamespace(original_model=SimpleNamespace(config=config))) == [24]
     assert switch_lengths(switching) == [SWITCH]
+    assert switch_lengths(ct.load_model()) == []
+
+
+def test_attention_that_is_sharpened_by_position_reads_long_prompts_by_their_length(
+    tmp_path, make_tokenizer, rows
+):
+    config = family_config(
+        "llama4_text",
+        intermediate_size_mlp=48,
+        floor_scale=40,
+        attn_scale=0.9,
+        no_rope_layers=[0, 0],
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    model = ct.load_model(str(tmp_path))
+    long = rows[-1] | {"prompt": "tea " + rows[-1]["prompt"]}
+    together, separate = [rows[-1], long, *rows[:-1]], [rows[-1:], [long], rows[:-1]]
+    alone = pd.concat([ct.evaluate(model, each) for each in separate])
+    found = ct.evaluate(model, together)
+    assert found["probability"].tolist() == pytest.approx(alone["probability"].tolist(), rel=1e-4)
+    assert len(ct.batches(model, together)) == 3
