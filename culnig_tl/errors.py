@@ -7,6 +7,7 @@ works; the common base lets the command line print the sentence instead of a tra
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Rational, Real
+from types import UnionType
 from typing import Any
 
 _MOST = sys.float_info.max
@@ -132,6 +133,25 @@ def check_some(name: str, values: Any) -> None:
         raise InvalidInputError(
             f"{name} is {_cut(values)}; give a list of at least one, and each of them once."
         )
+
+
+def check_kind(name: str, value: object, kind: type | UnionType, give: str) -> None:
+    """Refuse a value of another kind.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        kind: what it should be.
+        give: what to give, for the sentence.
+
+    Raises:
+        InvalidInputError: with the argument's name and the kind of the value.
+
+    Example:
+        >>> check_kind("texts", ["tea"], list, "a list")
+    """
+    if not isinstance(value, kind):
+        raise InvalidInputError(f"{name} is a {type(value).__name__}; give {give}.")
 
 
 def check_by_name(name: str, values: Any) -> None:

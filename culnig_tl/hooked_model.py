@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from culnig_tl.errors import InvalidInputError, UnknownNameError
+from culnig_tl.errors import InvalidInputError, UnknownNameError, check_kind
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_UNTIL_A_WARNING = 10
@@ -41,6 +41,15 @@ class HookedModel(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, Any]]: ...
 
     def __call__(self, tokens: Any, /, *, attention_mask: Any = ...) -> Any: ...
+
+
+def check_model(model: object) -> None:
+    """Refuse what has no named hook points, such as a name or a model of transformers.
+
+    Raises:
+        InvalidInputError: with the kind of what was given.
+    """
+    check_kind("model", model, HookedModel, "a model with hook points, as load_model(name)")
 
 
 @contextmanager

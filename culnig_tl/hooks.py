@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError, check_choice, check_number
+from culnig_tl.errors import InvalidInputError, check_choice, check_kind, check_number
 from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Listed, Neuron, NeuronSet
@@ -86,6 +86,7 @@ def check_intervention(model: HookedModel, sets: Iterable[NeuronSet], factor: fl
     most = torch.finfo(model.cfg.dtype).max
     check_number("factor", factor, low=-most, high=most)
     for neurons in sets:
+        check_kind("a set", neurons, NeuronSet, "a NeuronSet, as NeuronSet.of(...)")
         for site in neurons.sites:
             n_layers, width = site_shape(model, site)
             for layer, neuron in neurons[site]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from culnig_tl.errors import InvalidInputError, check_number
+from culnig_tl.errors import InvalidInputError, check_kind, check_number
 from culnig_tl.files import Format, read_record, write_record
 from culnig_tl.sites import SITES
 
@@ -476,9 +476,12 @@ def _each(neurons: Any) -> Iterator[Neuron]:
         yield Neuron.of(neurons)
     elif isinstance(neurons, Mapping):
         for site, places in neurons.items():
+            check_kind(f"neurons[{site!r}]", places, Iterable, "(layer, index) pairs")
             for place in places:
+                check_kind(f"a neuron of {site!r}", place, Iterable, "a (layer, index) pair")
                 yield Neuron.of((site, *place))
     else:
+        check_kind("neurons", neurons, Iterable, "names such as 'L3.mlp.hook_post.17', or a set")
         yield from map(Neuron.of, neurons)
 
 

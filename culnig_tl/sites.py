@@ -33,8 +33,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError, UnknownNameError
-from culnig_tl.hooked_model import HookedModel, hooked
+from culnig_tl.errors import InvalidInputError, UnknownNameError, check_kind
+from culnig_tl.hooked_model import HookedModel, check_model, hooked
 
 PoolName = Literal["mlp", "attention"]
 Direction = Callable[[Any, int, int], tuple[Float[Tensor, "d_model"] | None, str]]
@@ -225,6 +225,7 @@ def site_shape(model: HookedModel, site: str) -> tuple[int, int]:
         (4, 512)
     """
     shapes = measure_sites(model)
+    check_kind("a site", site, str, "its name, e.g. 'mlp.hook_post'")
     if site not in shapes:
         raise UnknownNameError(
             f"{site!r} is not a site of this model{_why_not(model, site)}; "
@@ -248,6 +249,7 @@ def layers_of(model: HookedModel, sites: Sequence[str]) -> dict[str, range]:
         UnknownNameError: a site that this model does not have.
         InvalidInputError: no site.
     """
+    check_kind("sites", sites, Sequence, "a list of sites, e.g. ['mlp.hook_post']")
     if not sites:
         raise InvalidInputError("There is no site to score; name at least one, e.g. mlp.hook_post.")
     return {site: range(site_shape(model, site)[0]) for site in sites}
@@ -266,6 +268,7 @@ def measure_sites(model: HookedModel) -> dict[str, tuple[int, int]]:
         >>> measure_sites(ct.load_model())["attn.hook_k"]
         (4, 128)
     """
+    check_model(model)
     if getattr(model, "compatibility_mode", False):
         raise InvalidInputError(
             "This TransformerBridge is in compatibility mode, in which gradients of left-padded "

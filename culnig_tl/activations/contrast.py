@@ -7,10 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from culnig_tl.activations.statistics import ActivationStatistics, as_scores, check_several_groups
-from culnig_tl.errors import (
-    InvalidInputError,
-    check_choice,
-)
+from culnig_tl.errors import InvalidInputError, check_choice, check_kind
 from culnig_tl.scores import NeuronScores
 
 Positions = Literal["all", "last"]
@@ -86,6 +83,8 @@ def standardised_difference(
 
 def _matched_cultures(cultural: ActivationStatistics, control: ActivationStatistics) -> list[int]:
     """Index in the control of each cultural one's culture."""
+    for name, given in (("cultural", cultural), ("control", control)):
+        check_kind(name, given, ActivationStatistics, "what activation_statistics gives")
     for name, mine, theirs in (
         ("model", cultural.source["model"], control.source["model"]),
         ("sites", cultural.sites, control.sites),

@@ -10,11 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from culnig_tl.errors import (
-    InvalidInputError,
-    check_choice,
-    check_some,
-)
+from culnig_tl.errors import InvalidInputError, check_choice, check_kind, check_some
 from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.logits import last_logits
 from culnig_tl.models import model_fingerprint
@@ -162,6 +158,7 @@ def as_scores(
 
 
 def check_several_groups(statistics: ActivationStatistics, what: str) -> None:
+    check_kind("statistics", statistics, ActivationStatistics, "what activation_statistics gives")
     if len(statistics.cultures) < 2:
         raise InvalidInputError(
             "These statistics are of one group alone "

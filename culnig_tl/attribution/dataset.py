@@ -48,7 +48,7 @@ from culnig_tl.sites import DEFAULT_SITES, layers_of
 class Scoring:
     """How questions are scored: the arguments of ``attribute`` that a score depends on."""
 
-    sites: tuple[str, ...] = DEFAULT_SITES
+    sites: Sequence[str] = DEFAULT_SITES
     method: str | OwnMethod = "gradient_x_activation"
     steps: int = 20
     path: FactorPath = "joint"
@@ -239,9 +239,7 @@ def attribute(
         >>> scores.values["mlp.hook_post"].shape[1:]
         torch.Size([4, 512])
     """
-    scoring = Scoring(
-        tuple(sites), method, steps, path, pool, padding, clamp, weight, target, nodes
-    )
+    scoring = Scoring(sites, method, steps, path, pool, padding, clamp, weight, target, nodes)
     scoring.check(model)
     check_number("token_budget", token_budget, low=1, whole=True)
     check_number("checkpoint_minutes", checkpoint_minutes, low=0.0)
@@ -351,9 +349,7 @@ def attribute_questions(
         >>> [tuple(scores.values["mlp.hook_post"].shape) for scores in chunks]
         [(4, 4, 512), (2, 4, 512)]
     """
-    scoring = Scoring(
-        tuple(sites), method, steps, path, pool, padding, clamp, weight, target, nodes
-    )
+    scoring = Scoring(sites, method, steps, path, pool, padding, clamp, weight, target, nodes)
     scoring.check(model)
     check_number("chunk", chunk, low=1, whole=True)
     prepared = prepare(model, rows, token_budget=token_budget)

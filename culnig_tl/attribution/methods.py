@@ -43,7 +43,7 @@ from culnig_tl.attribution.pooling import (
 from culnig_tl.attribution.quadrature import Nodes
 from culnig_tl.attribution.rules import RULES, Rules
 from culnig_tl.attribution.targets import Target, answer_probability, check_target
-from culnig_tl.errors import InvalidInputError, check_choice, check_flag, check_number
+from culnig_tl.errors import InvalidInputError, check_choice, check_flag, check_kind, check_number
 from culnig_tl.hooked_model import HookedModel, hooked
 from culnig_tl.questions import Batch
 from culnig_tl.sites import DEFAULT_SITES, hook_name, layers_of, site_shape
@@ -79,6 +79,7 @@ def gradient_x_activation(
         >>> scores["attn.hook_q"].shape
         torch.Size([2, 4, 128])
     """
+    check_kind("batch", batch, Batch, "one of those that batches(model, rows) makes")
     check_pooling(pool, padding, clamp, weight)
     check_target(target, [batch])
     reduction = Reduction(pool, padding, clamp, weight)
@@ -158,6 +159,7 @@ def integrated_gradients(
         >>> scores["mlp.hook_post"].shape
         torch.Size([2, 4, 512])
     """
+    check_kind("batch", batch, Batch, "one of those that batches(model, rows) makes")
     check_pooling(pool, padding, clamp, weight)
     check_target(target, [batch])
     check_number("token_budget", token_budget, low=1, whole=True)

@@ -1,6 +1,6 @@
 """A condition: which neurons are scaled, and by what, in one row of a table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from culnig_tl.errors import InvalidInputError, check_choice, check_number, check_some
+from culnig_tl.errors import InvalidInputError, check_choice, check_kind, check_number, check_some
 from culnig_tl.evaluation.answers import NOTHING, Mode, answers, check_answerable
 from culnig_tl.evaluation.summary import LAYER_MATCHED, RANDOM
 from culnig_tl.hooks import check_intervention
@@ -74,6 +74,7 @@ class Condition:
         if neurons is None:
             return cls(name)
         check_number("factor", factor)
+        check_kind(f"condition {name!r}", neurons, Iterable, "a NeuronSet, several, or None")
         sets = (neurons,) if isinstance(neurons, NeuronSet) else tuple(neurons)
         return cls(name, sets, float(factor))
 

@@ -16,6 +16,7 @@ from culnig_tl.errors import (
     InvalidInputError,
     check_by_name,
     check_choice,
+    check_kind,
     check_numbers,
     check_seed,
 )
@@ -79,6 +80,7 @@ def dose_response(
     check_numbers("factors", factors, distinct=True)
     check_choice("mode", mode, get_args(Mode))
     check_seed(seed)
+    check_kind("neurons", neurons, NeuronSet, "a NeuronSet")
     if not len(neurons):
         raise InvalidInputError("There are no neurons to scale; give at least one.")
     prepared = {

@@ -10,6 +10,7 @@ from culnig_tl.errors import (
     InvalidInputError,
     check_by_name,
     check_choice,
+    check_kind,
     check_number,
     check_seed,
     check_some,
@@ -96,6 +97,8 @@ def _listed(
 ) -> list[Condition]:
     """The conditions, those given by name with their factor."""
     if not isinstance(conditions, Mapping):
+        for each in conditions:
+            check_kind("a condition", each, Condition, "neurons by name, or Condition values")
         return list(conditions)
     check_by_name("conditions", conditions)
     factors = factor if isinstance(factor, Mapping) else dict.fromkeys(conditions, factor)

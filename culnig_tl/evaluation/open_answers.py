@@ -29,7 +29,7 @@ from culnig_tl.evaluation.generation import greedy_replies
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.neurons import NeuronSet
-from culnig_tl.questions import writer
+from culnig_tl.questions import read_rows, writer
 
 LEMMATISED = ("en", "es", "el", "fa", "id", "ar")
 _ANYWHERE = ("zh", "ko")
@@ -88,8 +88,7 @@ def evaluate_open(
     check_number("factor", factor)
     check_number("max_new_tokens", max_new_tokens, low=1, whole=True)
     check_number("token_budget", token_budget, low=1, whole=True)
-    records: list[Any]
-    records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
+    records = read_rows(rows)
     _check(records)
     write = writer(model.tokenizer, chat=chat, template=template)
     with scaled_neurons(model, neurons or NeuronSet.of({}), factor=factor):
@@ -167,8 +166,6 @@ def _holds(words: Sequence[str], answer: Sequence[str], language: str) -> bool:
 
 
 def _check(records: Sequence[Mapping[str, Any]]) -> None:
-    if not records:
-        raise InvalidInputError("There are no rows; give at least one question.")
     faults = [
         f"row {number}: no {', '.join(missing)}"
         for number, row in enumerate(records)

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from culnig_tl.errors import InvalidInputError, check_seed
+from culnig_tl.errors import InvalidInputError, check_kind, check_seed
 from culnig_tl.evaluation.bootstrap import rank_p_value
 from culnig_tl.evaluation.falls import CONDITION, QUESTION, SET, Probabilities
 from culnig_tl.evaluation.summary import LAYER_MATCHED, check_probabilities
@@ -210,6 +210,7 @@ def _kinds(answers: pd.DataFrame, general: Sequence[str] | None) -> tuple[list[s
 
 def _general_benchmarks(answers: pd.DataFrame, general: Sequence[str] | None) -> list[str]:
     """The benchmarks that ``general`` names, or those without a culture."""
+    check_kind("answers", answers, pd.DataFrame, "the frame of several conditions' answers")
     if missing := [name for name in _NEEDED if name not in answers]:
         raise InvalidInputError(
             f"These answers have no column {', '.join(missing)}; give those of several conditions "

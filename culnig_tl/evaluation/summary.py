@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from culnig_tl.errors import InvalidInputError, check_choice, check_seed
+from culnig_tl.errors import InvalidInputError, check_choice, check_kind, check_seed
 from culnig_tl.evaluation.bootstrap import (
     interval,
     p_values_of_drop,
@@ -104,6 +104,11 @@ def check_probabilities(answers: pd.DataFrame) -> None:
     Raises:
         InvalidInputError: some are not finite numbers; they are counted.
     """
+    check_kind("answers", answers, pd.DataFrame, "the frame that evaluate gives")
+    if "probability" not in answers:
+        raise InvalidInputError(
+            "These answers have no column probability; give the frame that evaluate gives."
+        )
     n_broken = int((~np.isfinite(answers["probability"].to_numpy(float))).sum())
     if n_broken:
         raise InvalidInputError(
@@ -183,10 +188,11 @@ def accuracy_by(
     """
     check_seed(seed)
     check_probabilities(answers)
+    check_kind("by", by, Sequence, "a column or a list of columns")
     names = [by] if isinstance(by, str) else list(by)
     if missing := [name for name in names if name not in answers]:
         raise InvalidInputError(
-            f"These answers have no column {', '.join(missing)}; "
+            f"These answers have no column {', '.join(map(str, missing))}; "
             f"group by some of {', '.join(map(str, answers.columns))}."
         )
     rows = []

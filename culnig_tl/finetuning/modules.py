@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from culnig_tl.errors import InvalidInputError, check_choice, check_number, check_seed
+from culnig_tl.errors import InvalidInputError, check_choice, check_kind, check_number, check_seed
 from culnig_tl.finetuning.parameters import Kind, Module, modules_of
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import outline
@@ -118,6 +118,7 @@ def select_modules(
 
 
 def _check_ranking(ranking: pd.DataFrame, kind: str) -> None:
+    check_kind("ranking", ranking, pd.DataFrame, "the frame that rank_modules gives")
     missing = [name for name in _COLUMNS if name not in ranking]
     if missing or "parameters" not in ranking.attrs:
         raise InvalidInputError(
@@ -147,6 +148,7 @@ def _counts(neurons: NeuronSet, modules: list[Module]) -> dict[str, int]:
         InvalidInputError: a neuron in a module that is not there.
     """
     kinds: dict[str, Kind] = {"mlp": "mlp", "attention": "attn"}
+    check_kind("neurons", neurons, NeuronSet, "a NeuronSet")
     members: dict[str, set[tuple[str, int]]] = {module.name: set() for module in modules}
     for neuron in neurons:
         site = SITES.get(neuron.site)

@@ -28,7 +28,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from culnig_tl.attribution import gradient_x_activation
-from culnig_tl.errors import InvalidInputError, check_number
+from culnig_tl.errors import InvalidInputError, check_kind, check_number
 from culnig_tl.evaluation import answers
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.hooks import check_same_model
@@ -133,11 +133,13 @@ def inspect_neurons(
         ['L3.mlp.hook_post.17']
     """
     check_number("top", top, low=1, whole=True)
+    check_kind("neurons", neurons, Iterable, "their names, or a NeuronSet")
+    check_kind("sites", sites, Sequence, "a list of sites")
     if isinstance(neurons, NeuronSet):
         check_same_model(model, neurons)
     listed = list(dict.fromkeys(map(Neuron.of, neurons)))
     _check_neurons(model, listed)
-    _check_scores(model, listed, scores or {})
+    _check_scores(model, listed, {} if scores is None else scores)
     if membership is not None:
         check_membership(membership)
     prepared = prepare(model, rows, token_budget=token_budget)
@@ -274,8 +276,10 @@ def _check_scores(
     model: HookedModel, neurons: Sequence[Neuron], scores: Mapping[str, NeuronScores]
 ) -> None:
     """Refuse scores in which these neurons cannot be ranked."""
+    check_kind("scores", scores, Mapping, "NeuronScores by name, as in {'cultural': scores}")
     fingerprint = model_fingerprint(model) if scores else ""
     for name, ranking in scores.items():
+        check_kind(f"scores[{name!r}]", ranking, NeuronScores, "NeuronScores")
         if ranking.source.get("model", fingerprint) != fingerprint:
             raise InvalidInputError(
                 f"The scores {name!r} are those of another model; score this model, or load the "

@@ -5,7 +5,7 @@ each goes on from its own words. Tokens of one reply that the other does not hav
 (longest matching runs, as ``difflib`` finds them) are coloured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from culnig_tl.errors import InvalidInputError, check_number
+from culnig_tl.errors import InvalidInputError, check_kind, check_number
 from culnig_tl.evaluation import greedy_replies
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, check_model
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.html import ColouredTokens, fragment, token_texts, with_style, write_page
 from culnig_tl.neurons import Neuron, NeuronSet
@@ -126,7 +126,9 @@ def generate(
         >>> list(replies.frame)
         ['text', 'before', 'after', 'changed']
     """
+    check_model(model)
     check_number("factor", factor)
+    check_kind("texts", texts, Iterable, "a text or a list of texts")
     asked = [texts] if isinstance(texts, str) else list(texts)
     if not asked or not all(isinstance(text, str) and text for text in asked):
         raise InvalidInputError(

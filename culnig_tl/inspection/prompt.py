@@ -23,7 +23,7 @@ from torch import Tensor
 
 from culnig_tl.attribution import answer_probability, gradient_x_activation
 from culnig_tl.errors import InvalidInputError, check_number
-from culnig_tl.hooked_model import HookedModel, hooked
+from culnig_tl.hooked_model import HookedModel, check_model, hooked
 from culnig_tl.hooks import scaled_neurons
 from culnig_tl.html import ColouredTokens, fragment, token_texts, with_style, write_page
 from culnig_tl.logits import last_logits
@@ -75,6 +75,7 @@ class Prompt:
             InvalidInputError: a row that cannot be used, no text, or more than the model can read.
             UnknownNameError: there is no chat template of that name.
         """
+        check_model(model)
         if isinstance(row, str):
             return _of_text(model, row, chat, template)
         prepared = prepare(model, [row], chat=chat, template=template, token_budget=model.cfg.n_ctx)

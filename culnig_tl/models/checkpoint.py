@@ -98,6 +98,23 @@ def read(
     return hf_model.eval().requires_grad_(False), tokenizer
 
 
+def read_config(name: str | Path, source: str, options: Mapping[str, Any]) -> PretrainedConfig:
+    """The configuration of a checkpoint, without its weights where it is no GGUF file.
+
+    Raises:
+        MissingFileError, InvalidInputError: as ``read``.
+    """
+    if "gguf_file" in options:
+        return read(name, source, torch.float32, options)[0].config
+    every: dict[str, Any] = {"trust_remote_code": False}
+    if not Path(source).is_dir() and not hub_answers():
+        every["local_files_only"] = True
+    try:
+        return AutoConfig.from_pretrained(source, **every | dict(options))
+    except Exception as error:  # as in read
+        raise _refusal(str(name), source, options, error) from error
+
+
 def hub_answers() -> bool:
     """Whether the hub can be asked; a single request, which is not repeated."""
     if constants.is_offline_mode():

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_128
 
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, check_model
 from culnig_tl.models.conversion import axes_as_read
 
 _PIECE = 2**22  # bytes that are laid out anew, or fetched from a device, at a time
@@ -54,6 +54,7 @@ def model_fingerprint(model: HookedModel, *, thorough: bool = True) -> str:
         >>> before == model_fingerprint(model)
         False
     """
+    check_model(model)
     places = [(weight.data_ptr(), _times_written(weight)) for _, weight in model.named_parameters()]
     latest = _LATEST.get(model)
     if thorough or latest is None or latest[0] != places:

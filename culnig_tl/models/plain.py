@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from culnig_tl.errors import check_choice
 from culnig_tl.models import checkpoint, pretrained
@@ -54,9 +54,6 @@ def outline(model: str | Path | PretrainedConfig, **options: Any) -> PreTrainedM
     if not isinstance(model, PretrainedConfig):
         origin = pretrained.locate(model, options)
         source, options = checkpoint.locate(origin.source, options)
-        if "gguf_file" in options:
-            model = checkpoint.read(model, source, torch.float32, options)[0].config
-        else:
-            model = AutoConfig.from_pretrained(source, **{"trust_remote_code": False, **options})
+        model = checkpoint.read_config(model, source, options)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(model)

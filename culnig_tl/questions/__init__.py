@@ -21,6 +21,7 @@
 from culnig_tl.questions.batching import Batch, groups_within, padded, padding_token
 from culnig_tl.questions.dates import DATE
 from culnig_tl.questions.frames import TABLES, questions_from_frame, read_table
+from culnig_tl.questions.given import read_rows
 from culnig_tl.questions.halves import split
 from culnig_tl.questions.memory import TokenBudget
 from culnig_tl.questions.prepared import PreparedQuestions, Rows, batches, prepare
@@ -74,6 +75,7 @@ __all__ = [
     "questions",
     "questions_from_frame",
     "ranges",
+    "read_rows",
     "read_table",
     "render",
     "rows_of",

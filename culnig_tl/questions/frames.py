@@ -10,12 +10,11 @@ from typing import Any
 import pandas as pd
 from datasets import Dataset
 
-from culnig_tl.errors import InvalidInputError, MissingFileError, first_line
+from culnig_tl.errors import InvalidInputError, MissingFileError, check_kind, first_line
+from culnig_tl.questions.given import check_columns, column_names
 from culnig_tl.questions.prompts import Template
 from culnig_tl.questions.schema import (
     FEATURES,
-    check_columns,
-    column_names,
     loads_once,
     questions,
     ranges,
@@ -82,6 +81,7 @@ def questions_from_frame(
         Which of them is right? Write its letter only.
         Answer: B
     """
+    check_kind("source", source, pd.DataFrame | str | Path, "a DataFrame, or the path of a file")
     frame = source if isinstance(source, pd.DataFrame) else read_table(Path(source))
     frame = _renamed(frame, columns or {})
     if not isinstance(source, pd.DataFrame) and "options" in frame:

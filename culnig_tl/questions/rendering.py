@@ -24,7 +24,7 @@ from typing import Any
 from datasets import Dataset
 
 from culnig_tl.errors import InvalidInputError
-from culnig_tl.hooked_model import HookedModel
+from culnig_tl.hooked_model import HookedModel, check_model
 from culnig_tl.questions.chat import ChatTemplate, template_source
 from culnig_tl.questions.schema import OFFSET, cloze_rows, dataset_of, is_cloze, questions
 from culnig_tl.questions.tokens import LabelReader, label_ids
@@ -61,6 +61,7 @@ def render(
         >>> render(row, ct.load_model())
         'Tea or rice? Answer:'
     """
+    check_model(model)
     chat = reads_in_chat(questions([row]), chat=chat)
     text_of_row = writer(model.tokenizer, chat=chat, template=template)
     return text_of_row(adapted_rows(questions([row]), model, chat=chat)[0])

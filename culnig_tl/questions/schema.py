@@ -39,6 +39,7 @@ import pandas as pd
 from datasets import Dataset, Features, List, Value
 
 from culnig_tl.errors import InvalidInputError
+from culnig_tl.questions.given import read_rows
 
 Split = Literal["identify", "test", "all"]
 """Part of a benchmark: to find neurons, to measure them, or both."""
@@ -81,15 +82,7 @@ def questions(rows: Dataset | pd.DataFrame | Iterable[Mapping[str, Any]]) -> Dat
         ...                 "options": [" tea", " rice"], "answer": " rice", "culture": "China"}]))
         1
     """
-    records: list[Any]
-    if isinstance(rows, Dataset):
-        records = rows.to_list()
-    elif isinstance(rows, pd.DataFrame):
-        records = records_of(rows)
-    else:
-        records = [dict(row) for row in rows]
-    if not records:
-        raise InvalidInputError("There are no rows; give at least one question.")
+    records = read_rows(rows)
     refuse({number: faults_of(row) for number, row in enumerate(records)})
     if isinstance(rows, Dataset) and rows.features == features_of(rows.features):
         return rows
@@ -136,47 +129,6 @@ def is_cloze(row: Mapping[str, Any]) -> bool:
         (True, False)
     """
     return row.get(LABEL) == "first token"
-
-
-def records_of(frame: pd.DataFrame) -> list[dict[Any, Any]]:
-    """The rows of a frame, each by column; a gap is None.
-
-    Raises:
-        InvalidInputError: columns of several levels, or of the same name.
-
-    Example:
-        >>> records_of(pd.DataFrame({"id": ["q1"], "culture": [float("nan")]}))
-        [{'id': 'q1', 'culture': None}]
-    """
-    check_columns(frame)
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
-
-
-def check_columns(frame: pd.DataFrame) -> None:
-    """Refuse columns that a name does not single out.
-
-    Raises:
-        InvalidInputError: columns of several levels, or of the same name.
-    """
-    if frame.columns.nlevels > 1:
-        raise InvalidInputError(
-            f"The table's columns have {frame.columns.nlevels} levels, expected one; give each "
-            "column one name."
-        )
-    if repeated := frame.columns[frame.columns.duplicated()].unique().to_list():
-        raise InvalidInputError(
-            f"The table has several columns {', '.join(map(repr, repeated))}; keep one of each."
-        )
-
-
-def column_names(frame: pd.DataFrame) -> str:
-    """The names of the columns, for a sentence; quoted, so that any can be printed.
-
-    Example:
-        >>> column_names(pd.DataFrame({"id": ["q1"], 7: ["x"]}))
-        "'id', 7"
-    """
-    return ", ".join(map(repr, frame.columns))
 
 
 def fingerprint(rows: Dataset) -> str:

@@ -29,8 +29,9 @@ from typing import Any
 import pandas as pd
 
 from culnig_tl.errors import InvalidInputError, UnknownNameError
+from culnig_tl.questions.given import column_names, records_of
 from culnig_tl.questions.prompts import Item, Template, as_templates, fields_of, rows_of
-from culnig_tl.questions.schema import column_names, is_text, listed_texts, records_of, refuse
+from culnig_tl.questions.schema import is_text, listed_texts, refuse
 
 TEMPLATES = (
     Template(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from culnig_tl.errors import InvalidInputError, check_flag, check_seed
+from culnig_tl.errors import InvalidInputError, check_flag, check_kind, check_seed
 from culnig_tl.hooked_model import HookedModel
 from culnig_tl.models import model_fingerprint
 from culnig_tl.neurons import Neuron, NeuronSet
@@ -38,6 +38,7 @@ def random_neurons(
     """
     check_seed(seed)
     check_flag("layer_matched", layer_matched)
+    check_kind("like", like, NeuronSet, "a NeuronSet")
     sites = tuple(like.shapes) or like.sites or DEFAULT_SITES
     sites = tuple(site for site in sites if site_named(site).selectable)
     shapes = {site: site_shape(model, site) for site in sites}

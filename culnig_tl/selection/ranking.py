@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError, check_choice, check_number
+from culnig_tl.errors import InvalidInputError, check_choice, check_kind, check_number
 from culnig_tl.neurons import Neuron, NeuronSet
 from culnig_tl.scores import NeuronScores
 from culnig_tl.sites import PoolName, site_named
@@ -126,10 +126,12 @@ def pool_sites(scores: NeuronScores, pool: PoolName) -> tuple[str, ...]:
 
 def check_comparable(cultural: NeuronScores, *others: NeuronScores | None) -> None:
     """Refuse scores that cannot be subtracted from the cultural ones; the control comes first."""
+    check_kind("cultural", cultural, NeuronScores, "NeuronScores, as attribute(...)")
     cultural.check_finite()
     for other in others:
         if other is None:
             continue
+        check_kind("control", other, NeuronScores, "NeuronScores, as attribute(...)")
         other.check_finite()
         for name in ("model", "method", "pool", "padding", "weight", "target"):
             mine, theirs = cultural.source.get(name), other.source.get(name)

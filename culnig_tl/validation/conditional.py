@@ -38,7 +38,7 @@ from culnig_tl.errors import (
     check_seed,
 )
 from culnig_tl.evaluation import Mode, answers, check_answerable
-from culnig_tl.hooked_model import HookedModel, hooked
+from culnig_tl.hooked_model import HookedModel, check_model, hooked
 from culnig_tl.hooks import check_intervention, check_same_model
 from culnig_tl.logits import last_logits
 from culnig_tl.neurons import NeuronSet
@@ -123,6 +123,7 @@ def culture_probe(
         >>> culture_probe(ct.load_model(), *rows).left_out
         1.0
     """
+    check_model(model)
     at: int = model.cfg.n_layers // 2 if layer is None else layer
     check_number("layer", at, low=0, high=model.cfg.n_layers - 1, whole=True)
     kinds = [prepare(model, rows, token_budget=token_budget) for rows in (cultural, general)]

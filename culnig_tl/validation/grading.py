@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from culnig_tl.errors import InvalidInputError
+from culnig_tl.errors import InvalidInputError, check_kind
 from culnig_tl.neurons import NeuronSet
 from culnig_tl.scores import NeuronScores
 
@@ -60,6 +60,7 @@ def grade(found: NeuronSet, key: NeuronSet) -> Grade:
         0.5
     """
     _check_key(key)
+    check_kind("found", found, NeuronSet, "a NeuronSet")
     n_found = sum(len(found[site]) for site in key.sites)
     right = len(found & key)
     precision = right / n_found if n_found else float("nan")
@@ -96,6 +97,8 @@ def grade_scores(
         True
     """
     _check_key(key)
+    check_kind("scores", scores, NeuronScores, "NeuronScores, as attribute(...)")
+    check_kind("control", control, NeuronScores | None, "NeuronScores, or None")
     for each in filter(None, (scores, control)):
         each.check_finite()
     if missing := [site for site in key.sites if site not in scores.sites]:
@@ -162,6 +165,7 @@ def _rank(scores: NeuronScores, site: str, culture: str | None) -> Float[Tensor,
 
 
 def _check_key(key: NeuronSet) -> None:
+    check_kind("key", key, NeuronSet, "a NeuronSet, as answer_key(name)")
     if len(key) == 0:
         raise InvalidInputError("The key has no neurons; grade against a set with at least one.")
 
