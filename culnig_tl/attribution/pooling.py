@@ -44,8 +44,8 @@ def products(
 def pooled_products(
     pooled: Pooler, activation: Float[Tensor, "batch pos ..."], gradient: Tensor
 ) -> Float[Tensor, "batch *pos neuron"]:
-    """Pooled gradient x activation, on a CPU a few prompts at a time: a product that leaves the
-    cache, on fresh memory, costs three to five times as much."""
+    """Pooled gradient x activation, on a CPU a few prompts at a time: to write a product into fresh
+    memory, and read it again, takes longer than to compute it."""
     n_rows = len(activation)
     if activation.device.type == "cpu":
         n_rows = max(1, _CACHED_VALUES * torch.get_num_threads() // activation[0].numel())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from culnig_tl.errors import InvalidInputError
 
@@ -43,7 +43,9 @@ def _check_holds_rows(given: Any) -> None:
     """Refuse what is often given in the place of rows, by what to give."""
     kind = type(given).__name__
     if isinstance(given, Mapping):
-        splits = [name for name, part in given.items() if isinstance(part, Dataset)]
+        splits = [
+            name for name, part in given.items() if isinstance(part, Dataset | IterableDataset)
+        ]
         remedy = (
             f"take one of its splits {', '.join(map(repr, splits))}, as in rows[{splits[0]!r}]"
             if splits
