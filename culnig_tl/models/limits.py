@@ -41,7 +41,13 @@ def context_length(hf_model: PreTrainedModel, tokenizer: Any, wanted: int | None
         limit = getattr(tokenizer, "model_max_length", None) or _UNKNOWN_CONTEXT
         own = int(limit) if limit < _LARGEST else _UNKNOWN_CONTEXT
         return within(wanted, own, computed=True)
-    return within(wanted, own, computed=_computes_positions(hf_model))
+    longest = within(wanted, own, computed=_computes_positions(hf_model))
+    if longest > own and is_dynamic(hf_model):
+        raise InvalidInputError(
+            f"n_ctx is {longest} and beyond {own} positions this model rotates by angles that "
+            f"depend on what it has read before (dynamic); take at most {own}."
+        )
+    return longest
 
 
 def within(wanted: int | None, own: int, *, computed: bool) -> int:
@@ -53,7 +59,7 @@ def within(wanted: int | None, own: int, *, computed: bool) -> int:
         computed: whether positions are computed, so that there may be more of them.
 
     Raises:
-        InvalidInputError: less than 1, or more than the positions of a model that computes none.
+        InvalidInputError: less than 1, or more than a table of positions has.
 
     Example:
         >>> within(512, 2048, computed=False)
@@ -64,8 +70,7 @@ def within(wanted: int | None, own: int, *, computed: bool) -> int:
     check_number("n_ctx", wanted, low=1, whole=True)
     if wanted > own and not computed:
         raise InvalidInputError(
-            f"n_ctx is {wanted} and this model has {own} positions, from a table or from angles "
-            f"that beyond them depend on what it has read before; take at most {own}."
+            f"n_ctx is {wanted} and this model has a table of {own} positions; take at most {own}."
         )
     return wanted
 
@@ -104,7 +109,5 @@ def _own_context(hf_model: PreTrainedModel) -> int | None:
 
 
 def _computes_positions(hf_model: PreTrainedModel) -> bool:
-    """Whether a position is computed, by rotation, where others look it up in a table, or compute
-    angles that depend on the longest text so far."""
-    rotates = any("RotaryEmbedding" in type(module).__name__ for module in hf_model.modules())
-    return rotates and not is_dynamic(hf_model)
+    """Whether a position is computed, by rotation, where others look it up in a table."""
+    return any("RotaryEmbedding" in type(module).__name__ for module in hf_model.modules())
