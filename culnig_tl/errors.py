@@ -148,10 +148,13 @@ def check_kind(name: str, value: object, kind: type | UnionType, give: str) -> N
         InvalidInputError: with the argument's name and the kind of the value.
 
     Example:
-        >>> check_kind("texts", ["tea"], list, "a list")
+        >>> check_kind("texts", 5, list, "a list of texts")
+        Traceback (most recent call last):
+        ...
+        culnig_tl.errors.InvalidInputError: texts is of type int; give a list of texts.
     """
     if not isinstance(value, kind):
-        raise InvalidInputError(f"{name} is a {type(value).__name__}; give {give}.")
+        raise InvalidInputError(f"{name} is of type {type(value).__name__}; give {give}.")
 
 
 def check_by_name(name: str, values: Any) -> None:

@@ -31,7 +31,7 @@ def sharing(model: Any) -> Callable[[int, int], bool]:
     """What tells of (length of the longest prompt, of another) whether they may share a pass."""
     config, switches = _config(getattr(model, "original_model", None)), switch_lengths(model)
     is_sharpened = getattr(config, "attn_temperature_tuning", False)
-    sharpened = config.floor_scale if is_sharpened else math.inf
+    sharpened = getattr(config, "floor_scale", math.inf) if is_sharpened else math.inf
 
     def may_share(longest: int, length: int) -> bool:
         if length < longest >= sharpened:

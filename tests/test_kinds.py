@@ -114,9 +114,13 @@ def test_what_is_of_another_kind_is_a_sentence(given, name, argument, wrong):
 
 def test_the_sentence_says_what_to_give(given):
     right, wrong = given
-    with pytest.raises(InvalidInputError, match=r"model is a LlamaForCausalLM; .* load_model"):
+    with pytest.raises(
+        InvalidInputError, match=r"model is of type LlamaForCausalLM; .* load_model"
+    ):
         ct.attribute(wrong["transformers' own"], right["rows"])
     with pytest.raises(InvalidInputError, match=r"DatasetDict; take one .* rows\['test'\]"):
         ct.evaluate(right["model"], wrong["several splits"])
-    with pytest.raises(InvalidInputError, match=r"Row 0 is int, expected a dictionary \(2 of 2"):
+    with pytest.raises(
+        InvalidInputError, match=r"Row 0 is of type int, expected a dictionary \(2 of 2"
+    ):
         ct.prepare(right["model"], wrong["numbers"])

@@ -33,7 +33,7 @@ def read_rows(rows: Dataset | pd.DataFrame | Iterable[Mapping[str, Any]]) -> lis
     wrong = [at for at, row in enumerate(records) if not isinstance(row, Mapping)]
     if wrong:
         raise InvalidInputError(
-            f"Row {wrong[0]} is {type(records[wrong[0]]).__name__}, expected a dictionary"
+            f"Row {wrong[0]} is of type {type(records[wrong[0]]).__name__}, expected a dictionary"
             f"{f' ({len(wrong)} of {len(records)} are none)' if len(wrong) > 1 else ''}."
         )
     return [dict(row) for row in records]
@@ -51,15 +51,15 @@ def _check_holds_rows(given: Any) -> None:
             if splits
             else "put a row into a list, [row], or a table into a pandas.DataFrame"
         )
-        raise InvalidInputError(f"Rows are given as a {kind}; {remedy}.")
+        raise InvalidInputError(f"Rows are of type {kind}; {remedy}.")
     if isinstance(given, str | Path):
         raise InvalidInputError(
-            f"Rows are given as the text {str(given)!r}; a file is read by "
+            f"Rows are the text {str(given)!r}; a file is read by "
             "questions_from_frame(path), a benchmark by load_benchmark(name)."
         )
     if not isinstance(given, Iterable):
         raise InvalidInputError(
-            f"Rows are given as {kind}; give a Dataset, a DataFrame or a list of dictionaries."
+            f"Rows are of type {kind}; give a Dataset, a DataFrame or a list of dictionaries."
         )
 
 
